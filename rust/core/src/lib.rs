@@ -1,0 +1,25 @@
+//! The pure half of the engine: which backend, which next, and what a flow does with its bytes.
+//!
+//! Nothing here does I/O, reads a clock or draws from a global source of randomness: the present time and a seeded
+//! [`rng::Rng`] are arguments. Equal inputs give equal answers on every node and in every version.
+//!
+//! - [`hash`]: fixed hashes of addresses, names and flows
+//! - [`maglev`]: lookup tables with minimal disruption, shared by equal pools
+//! - [`select`]: the schedulers (maglev, random, round-robin, least-conn, p2c)
+//! - `explain`: why a backend has its place in a flow's order
+//! - [`pool`]: backends of one service port, their state across generations, picking and explaining
+//! - [`retry`]: retry policy, retry budget, and the attempts of one flow
+//! - [`session`]: what a flow does with its bytes, as a machine that gets events and gives commands
+//! - [`rng`]: a small seeded generator
+//! - [`histogram`]: connect times in fixed buckets
+#![forbid(unsafe_code)]
+
+mod explain;
+pub mod hash;
+pub mod histogram;
+pub mod maglev;
+pub mod pool;
+pub mod retry;
+pub mod rng;
+pub mod select;
+pub mod session;

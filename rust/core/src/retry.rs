@@ -1,0 +1,286 @@
+//! When another backend is tried: the policy of a pool, the budget that bounds retries, and the attempts of one flow.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::pool::{BackendState, Pool};
+use crate::rng::Rng;
+
+/// The most tries that a policy may permit.
+pub const MAX_TRIES: u8 = 16;
+/// The longest connect timeout and deadline that a policy may have.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(3600);
+/// The most tokens that one flow may add to the budget.
+pub const MAX_BUDGET_RATIO: f32 = 100.0;
+/// Wait before the only backend of a pool is tried a second time; doubled before each further try.
+pub const FIRST_BACKOFF: Duration = Duration::from_millis(25);
+
+/// When and how often another backend is tried.
+///
+/// Defaults: common clients give up after 1 s or more, so `deadline` leaves them 100 ms; a Pod network answers a SYN in
+/// under 10 ms, so 250 ms without an answer is a lost packet or a dead node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    /// Dial attempts of one flow, the first included (1 to [`MAX_TRIES`]).
+    pub tries: u8,
+    /// How long one attempt may take.
+    pub connect_timeout: Duration,
+    /// How long all attempts of a flow may take together, waits included.
+    pub deadline: Duration,
+    /// Retries that each new flow allows, on average; the load on the survivors grows at most by this factor.
+    pub budget_ratio: f32,
+    /// Retries that are allowed without recent traffic.
+    pub budget_reserve: u32,
+    /// Hold the first client bytes and send them to another backend if the first one ends before it sent anything.
+    pub replay: bool,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            tries: 4,
+            connect_timeout: Duration::from_millis(250),
+            deadline: Duration::from_millis(900),
+            budget_ratio: 1.0,
+            budget_reserve: 100,
+            replay: false,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Says what is wrong with the policy, naming the field, or nothing.
+    ///
+    /// # Errors
+    /// One clause for a message, such as `tries must be 1 to 16, not 0`.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(1..=MAX_TRIES).contains(&self.tries) {
+            return Err(format!("tries must be 1 to {MAX_TRIES}, not {}", self.tries));
+        }
+        for (field, value) in [("connect_timeout", self.connect_timeout), ("deadline", self.deadline)] {
+            // Below a millisecond no dial can succeed, and timers are that coarse.
+            if value < Duration::from_millis(1) || value > MAX_DEADLINE {
+                let (seconds, most) = (value.as_secs_f64(), MAX_DEADLINE.as_secs());
+                return Err(format!("{field} must be 0.001 to {most} seconds, not {seconds}"));
+            }
+        }
+        if !(0.0..=MAX_BUDGET_RATIO).contains(&self.budget_ratio) {
+            let ratio = self.budget_ratio;
+            return Err(format!("budget_ratio must be 0 to {MAX_BUDGET_RATIO}, not {ratio}"));
+        }
+        Ok(())
+    }
+}
+
+/// Tokens are counted in thousandths.
+const TOKEN: u64 = 1000;
+/// A quiet service has its whole reserve back after this long.
+const REFILL: Duration = Duration::from_secs(10);
+/// A busy service saves up to this many times its reserve (and no fewer tokens than this).
+const CAP_FACTOR: u64 = 10;
+
+/// The retry budget of a pool: a lock-free token bucket shared by all workers.
+///
+/// It starts with `budget_reserve` tokens. Every new flow adds `budget_ratio`, every retry takes one. Traffic fills it
+/// to ten times the reserve at most, so that a long quiet hour does not pay for a retry storm. Time alone refills it to
+/// the reserve, within 10 s, so that a service with little traffic recovers after an outage. The policy is an argument
+/// because the budget outlives it: it is carried over when a pool is replaced.
+#[derive(Debug)]
+pub struct Budget {
+    /// In thousandths.
+    tokens: AtomicU64,
+    /// Milliseconds of the caller's clock up to which the refill by time is done.
+    refilled: AtomicU64,
+}
+
+impl Budget {
+    /// A budget that holds the policy's reserve.
+    #[must_use]
+    pub fn new(policy: &RetryPolicy) -> Self {
+        Self { tokens: AtomicU64::new(reserve(policy)), refilled: AtomicU64::new(0) }
+    }
+
+    /// Tokens present, rounded down.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Relaxed) / TOKEN
+    }
+
+    /// The most tokens that traffic can fill it to.
+    #[must_use]
+    pub fn cap(policy: &RetryPolicy) -> u64 {
+        u64::from(policy.budget_reserve).max(1) * CAP_FACTOR
+    }
+
+    /// A new flow began.
+    pub fn deposit(&self, policy: &RetryPolicy) {
+        self.add((policy.budget_ratio * TOKEN as f32) as u64, Self::cap(policy) * TOKEN);
+    }
+
+    /// Takes a token for a retry. False: there is none, do not retry. `now` is the caller's monotonic clock.
+    pub fn take(&self, policy: &RetryPolicy, now: Duration) -> bool {
+        self.refill(policy, now);
+        self.tokens.fetch_update(Relaxed, Relaxed, |tokens| tokens.checked_sub(TOKEN)).is_ok()
+    }
+
+    fn refill(&self, policy: &RetryPolicy, now: Duration) {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let since = self.refilled.load(Relaxed);
+        if now <= since || self.refilled.compare_exchange(since, now, Relaxed, Relaxed).is_err() {
+            return; // no time passed, or another worker refills
+        }
+        let whole = reserve(policy);
+        let elapsed = (now - since).min(REFILL.as_millis() as u64);
+        self.add(whole * elapsed / REFILL.as_millis() as u64, whole);
+    }
+
+    /// Adds up to `limit`; what is above it already stays.
+    fn add(&self, amount: u64, limit: u64) {
+        if amount > 0 && self.tokens.load(Relaxed) < limit {
+            let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| {
+                (tokens < limit).then(|| (tokens + amount).min(limit))
+            });
+        }
+    }
+}
+
+fn reserve(policy: &RetryPolicy) -> u64 {
+    u64::from(policy.budget_reserve) * TOKEN
+}
+
+/// What a flow does next about its backend.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Dial `backend`, after waiting `after` (zero unless the pool's only backend is tried again), for `timeout` at most.
+    Try {
+        /// The backend to dial.
+        backend: Arc<BackendState>,
+        /// How long the attempt may take, counted from the end of `after`.
+        timeout: Duration,
+        /// How long to wait before dialling.
+        after: Duration,
+    },
+    /// No further attempt.
+    GiveUp(Reason),
+}
+
+/// Why a flow gets no further attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The pool has no backend that takes flows.
+    NoBackend,
+    /// Every backend was tried.
+    AllTried,
+    /// The policy permits no more tries.
+    TriesUsed,
+    /// The flow's deadline has passed, or would pass before the next attempt.
+    Deadline,
+    /// The pool's retry budget is empty.
+    Budget,
+}
+
+impl Reason {
+    /// A short text for events and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoBackend => "the pool has no backend",
+            Self::AllTried => "every backend was tried",
+            Self::TriesUsed => "the permitted tries are used up",
+            Self::Deadline => "the deadline passed",
+            Self::Budget => "the retry budget is empty",
+        }
+    }
+}
+
+/// The attempts of one flow. Pure state: the caller dials, waits, and asks again after a failure.
+///
+/// It deposits into the pool's budget at the first attempt and takes from it at each further one; it touches no other
+/// counter.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    started: Duration,
+    /// The attempt under way; joins `tried` when it has failed, so that a flow without a retry allocates nothing.
+    current: Option<SocketAddr>,
+    tried: Vec<SocketAddr>,
+    tries: u8,
+    /// Attempts that repeated the only backend.
+    repeats: u8,
+}
+
+impl Dial {
+    /// A flow that began at `started` on the caller's monotonic clock.
+    #[must_use]
+    pub const fn new(started: Duration) -> Self {
+        Self { started, current: None, tried: Vec::new(), tries: 0, repeats: 0 }
+    }
+
+    /// When the flow began.
+    #[must_use]
+    pub const fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// The backend that was reached ended before it sent anything: the deadline counts anew, the tries do not.
+    pub const fn restart(&mut self, now: Duration) {
+        self.started = now;
+    }
+
+    /// Attempts so far.
+    #[must_use]
+    pub const fn tries(&self) -> u8 {
+        self.tries
+    }
+
+    /// Chooses the first backend, or the next one after a failure. `pool` may be a newer generation each time.
+    pub fn next(&mut self, pool: &Pool, key: u64, now: Duration, rng: &mut Rng) -> Next {
+        if let Some(failed) = self.current.take()
+            && !self.tried.contains(&failed)
+        {
+            self.tried.push(failed);
+        }
+        match self.choose(pool, key, now, rng) {
+            Ok(next) => next,
+            Err(reason) => Next::GiveUp(reason),
+        }
+    }
+
+    fn choose(&mut self, pool: &Pool, key: u64, now: Duration, rng: &mut Rng) -> Result<Next, Reason> {
+        let policy = &pool.retry;
+        if pool.usable().is_empty() {
+            return Err(Reason::NoBackend);
+        }
+        if self.tries >= policy.tries {
+            return Err(Reason::TriesUsed);
+        }
+        let backend = pool.pick(key, &self.tried, rng).ok_or(Reason::AllTried)?;
+        let repeated = self.tried.contains(&backend.address);
+        let after = if repeated { FIRST_BACKOFF * (1 << self.repeats) } else { Duration::ZERO };
+        let left = (self.started + policy.deadline).saturating_sub(now).saturating_sub(after);
+        if left.is_zero() {
+            return Err(Reason::Deadline);
+        }
+        if self.tries == 0 {
+            pool.state.budget.deposit(policy);
+        } else if !pool.state.budget.take(policy, now) {
+            return Err(Reason::Budget);
+        }
+        self.tries += 1;
+        self.repeats += u8::from(repeated);
+        self.current = Some(backend.address);
+        // Nothing is saved for later when there is no later.
+        let timeout = if self.is_last(pool) { left } else { left.min(policy.connect_timeout) };
+        Ok(Next::Try { backend: Arc::clone(&backend.state), timeout, after })
+    }
+
+    /// Whether no attempt can follow the current one: the tries are used, or no other backend is left.
+    fn is_last(&self, pool: &Pool) -> bool {
+        let usable = pool.usable();
+        self.tries >= pool.retry.tries
+            || usable.len() > 1
+                && usable.len() <= MAX_TRIES.into()
+                && usable.iter().all(|b| Some(b.address) == self.current || self.tried.contains(&b.address))
+    }
+}

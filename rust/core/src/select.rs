@@ -1,0 +1,270 @@
+//! The schedulers: which of a pool's backends a new flow, or a retry, goes to.
+//!
+//! Usable backends come in a fixed order (see [`Pool::backends`]). Except with maglev the healthy ones are in front, and
+//! the *front* is what is chosen from first: the healthy ones, or all if none is healthy. What is behind it is for
+//! retries after the whole front was tried.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::hash::{address_hash, fastrange, mix};
+use crate::maglev::{Member, Table, TableCache};
+use crate::pool::{Backend, Balance, Pool};
+use crate::rng::Rng;
+
+/// How often a maglev pick looks again in the table, under derived keys, before it ranks all candidates.
+const PROBES: u64 = 4;
+/// The longest round of round-robin with unequal weights; heavier weights are scaled down to fit.
+const LONGEST_ROUND: u64 = 4096;
+
+/// What a pool prepares so that picking is cheap. `None` inside: all weights are equal, nothing needs preparing.
+#[derive(Debug)]
+pub(crate) enum Scheduler {
+    Maglev(Option<Arc<Table>>),
+    Random(Option<Lots>),
+    RoundRobin(Option<Box<[u16]>>),
+    LeastConn,
+    P2c(Option<Lots>),
+}
+
+impl Scheduler {
+    pub(crate) fn build(balance: Balance, usable: &[Backend], healthy: usize, tables: &mut TableCache) -> Self {
+        let front = front(usable, healthy);
+        match balance {
+            Balance::Maglev => Self::Maglev((usable.len() > 1).then(|| {
+                let member = |b: &Backend| Member { hash: address_hash(b.address), weight: b.weight };
+                tables.table(&usable.iter().map(member).collect::<Vec<_>>())
+            })),
+            Balance::Random => Self::Random(Lots::build(front)),
+            Balance::RoundRobin => Self::RoundRobin(round(front)),
+            Balance::LeastConn => Self::LeastConn,
+            Balance::P2c => Self::P2c(Lots::build(front)),
+        }
+    }
+}
+
+#[inline]
+fn front(usable: &[Backend], healthy: usize) -> &[Backend] {
+    if healthy > 0 { &usable[..healthy] } else { usable }
+}
+
+#[inline]
+fn untried(backend: &Backend, tried: &[SocketAddr]) -> bool {
+    tried.is_empty() || !tried.contains(&backend.address)
+}
+
+impl Pool {
+    /// Index of the backend for a flow with `key`; `turn` is its turn with round-robin.
+    #[inline]
+    pub(crate) fn choose(&self, key: u64, tried: &[SocketAddr], rng: &mut Rng, turn: usize) -> Option<usize> {
+        let usable = self.usable();
+        let front = front(usable, self.healthy.into());
+        if usable.len() <= 1 {
+            return (!usable.is_empty()).then_some(0);
+        }
+        let chosen = match &self.scheduler {
+            Scheduler::Maglev(Some(table)) => return self.by_hash(table, key, tried),
+            Scheduler::Maglev(None) => Some(0), // one backend
+            Scheduler::Random(lots) => draw(front, lots.as_ref(), tried, rng),
+            Scheduler::RoundRobin(round) => in_turn(front, round.as_deref(), tried, turn),
+            Scheduler::LeastConn => least_loaded(front, tried, rng),
+            Scheduler::P2c(lots) => less_loaded_of_two(front, lots.as_ref(), tried, rng),
+        };
+        chosen.or_else(|| {
+            let behind = draw(&usable[front.len()..], None, tried, rng)?;
+            Some(front.len() + behind)
+        })
+    }
+
+    fn by_hash(&self, table: &Table, key: u64, tried: &[SocketAddr]) -> Option<usize> {
+        let usable = self.usable();
+        let wants = |backend: &Backend| (backend.healthy || self.healthy == 0) && untried(backend, tried);
+        let first = table.get(key);
+        if wants(&usable[first]) {
+            return Some(first);
+        }
+        (1..=PROBES)
+            .map(|salt| table.get(mix(key, salt)))
+            .find(|&index| wants(&usable[index]))
+            .or_else(|| by_rendezvous(usable, key, wants))
+            .or_else(|| by_rendezvous(usable, key, |backend| untried(backend, tried)))
+    }
+}
+
+/// The wanted backend of the highest weighted rendezvous score: as consistent as a table, without one.
+fn by_rendezvous(backends: &[Backend], key: u64, wants: impl Fn(&Backend) -> bool) -> Option<usize> {
+    let score = |backend: &Backend| {
+        let uniform = (mix(key, address_hash(backend.address)) >> 11) as f64 + 0.5; // of 2^53, never 0
+        -f64::from(backend.weight) / (uniform / (1u64 << 53) as f64).ln()
+    };
+    let wanted = backends.iter().enumerate().filter(|(_, backend)| wants(backend));
+    wanted.map(|(index, backend)| (index, score(backend))).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
+}
+
+/// Draws one at random by weight.
+#[inline]
+fn draw(backends: &[Backend], lots: Option<&Lots>, tried: &[SocketAddr], rng: &mut Rng) -> Option<usize> {
+    if tried.is_empty() {
+        return Some(draw_any(backends, lots, rng));
+    }
+    draw_where(backends, rng, |_, backend| untried(backend, tried))
+}
+
+#[inline]
+fn draw_any(backends: &[Backend], lots: Option<&Lots>, rng: &mut Rng) -> usize {
+    match lots {
+        Some(lots) => lots.draw(rng),
+        None => rng.below(backends.len() as u32) as usize,
+    }
+}
+
+/// Draws by weight among the wanted ones, in two passes: for retries, which are few.
+fn draw_where(backends: &[Backend], rng: &mut Rng, wants: impl Fn(usize, &Backend) -> bool) -> Option<usize> {
+    let wanted = || backends.iter().enumerate().filter(|(index, backend)| wants(*index, backend));
+    let total: u32 = wanted().map(|(_, backend)| u32::from(backend.weight)).sum();
+    let mut lot = rng.below(total);
+    wanted().find_map(|(index, backend)| match lot.checked_sub(backend.weight.into()) {
+        Some(left) => {
+            lot = left;
+            None
+        }
+        None => Some(index),
+    })
+}
+
+#[inline]
+fn in_turn(backends: &[Backend], round: Option<&[u16]>, tried: &[SocketAddr], turn: usize) -> Option<usize> {
+    let length = round.map_or(backends.len(), <[u16]>::len);
+    let start = turn % length;
+    let mut turns = (start..length).chain(0..start);
+    let at = |turn: usize| round.map_or(turn, |round| round[turn].into());
+    turns.find_map(|turn| Some(at(turn)).filter(|&index| untried(&backends[index], tried)))
+}
+
+/// Compares (active + 1) / weight, the load with the new flow included, without dividing.
+#[inline]
+fn less_loaded(a: (u32, u16), b: (u32, u16)) -> bool {
+    (u64::from(a.0) + 1) * u64::from(b.1) < (u64::from(b.0) + 1) * u64::from(a.1)
+}
+
+#[inline]
+fn load(backend: &Backend) -> (u32, u16) {
+    (backend.active.load(Relaxed), backend.weight)
+}
+
+/// The least loaded; the scan starts anywhere, so that equals take turns.
+#[inline]
+fn least_loaded(backends: &[Backend], tried: &[SocketAddr], rng: &mut Rng) -> Option<usize> {
+    let (before, after) = backends.split_at(rng.below(backends.len() as u32) as usize);
+    let start = before.len();
+    let mut best = None;
+    let mut consider = |index: usize, backend: &Backend| {
+        let load = load(backend);
+        if best.is_none_or(|(_, least)| less_loaded(load, least)) && untried(backend, tried) {
+            best = Some((index, load));
+        }
+    };
+    after.iter().enumerate().for_each(|(index, backend)| consider(start + index, backend));
+    before.iter().enumerate().for_each(|(index, backend)| consider(index, backend));
+    best.map(|(index, _)| index)
+}
+
+/// The less loaded of two different ones drawn by weight.
+#[inline]
+fn less_loaded_of_two(
+    backends: &[Backend],
+    lots: Option<&Lots>,
+    tried: &[SocketAddr],
+    rng: &mut Rng,
+) -> Option<usize> {
+    let first = draw(backends, lots, tried, rng)?;
+    let second = match lots {
+        None if tried.is_empty() && backends.len() > 1 => {
+            let other = rng.below(backends.len() as u32 - 1) as usize;
+            Some(other + usize::from(other >= first))
+        }
+        Some(lots) if tried.is_empty() => {
+            let other = lots.draw(rng);
+            // Rarely the same one again, unless one is much heavier than the rest.
+            if other == first { draw_where(backends, rng, |index, _| index != first) } else { Some(other) }
+        }
+        _ => draw_where(backends, rng, |index, backend| index != first && untried(backend, tried)),
+    };
+    let second = second.unwrap_or(first);
+    Some(if less_loaded(load(&backends[second]), load(&backends[first])) { second } else { first })
+}
+
+fn equal_weights(backends: &[Backend]) -> bool {
+    backends.windows(2).all(|pair| pair[0].weight == pair[1].weight)
+}
+
+/// Lots that draw an index by weight in constant time (Walker's alias method).
+#[derive(Debug)]
+pub(crate) struct Lots(Box<[Lot]>);
+
+/// Below `threshold` (of 2^32) the lot's own index, else `alias`.
+#[derive(Clone, Copy, Debug)]
+struct Lot {
+    threshold: u32,
+    alias: u16,
+}
+
+impl Lots {
+    fn build(backends: &[Backend]) -> Option<Self> {
+        if equal_weights(backends) {
+            return None;
+        }
+        let count = backends.len() as u64;
+        let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+        let mut share: Vec<u64> = backends.iter().map(|b| u64::from(b.weight) * count).collect();
+        let mut lots: Vec<Lot> = (0..count).map(|index| Lot { threshold: u32::MAX, alias: index as u16 }).collect();
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..share.len()).partition(|&i| share[i] < total);
+        // Each small share is filled up to the average from a large one.
+        while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
+            lots[poor] = Lot { threshold: ((share[poor] << 32) / total) as u32, alias: rich as u16 };
+            share[rich] -= total - share[poor];
+            if share[rich] < total {
+                large.pop();
+                small.push(rich);
+            }
+        }
+        Some(Self(lots.into()))
+    }
+
+    #[inline]
+    fn draw(&self, rng: &mut Rng) -> usize {
+        let random = rng.next_u64();
+        let index = fastrange(random & !u64::from(u32::MAX), self.0.len());
+        let lot = self.0[index];
+        if (random as u32) < lot.threshold { index } else { lot.alias.into() }
+    }
+}
+
+/// One round of turns with unequal weights, each backend's own spread evenly over the round.
+fn round(backends: &[Backend]) -> Option<Box<[u16]>> {
+    if equal_weights(backends) {
+        return None;
+    }
+    let weights: Vec<u64> = backends.iter().map(|b| b.weight.into()).collect();
+    let turns = round_turns(&weights);
+    // Turn k of t is due at (k + 1/2) / t of the round.
+    let due = |index: usize, turn: u64| (((2 * turn + 1) << 32) / (2 * turns[index]), index as u16);
+    let mut order: Vec<(u64, u16)> =
+        (0..turns.len()).flat_map(|index| (0..turns[index]).map(move |turn| due(index, turn))).collect();
+    order.sort_unstable();
+    Some(order.into_iter().map(|(_, index)| index).collect())
+}
+
+/// Weights in their lowest terms, scaled down if a round would be too long, but never to 0.
+fn round_turns(weights: &[u64]) -> Vec<u64> {
+    let divisor = weights.iter().copied().fold(0, gcd);
+    let total: u64 = weights.iter().sum::<u64>() / divisor;
+    let longest = LONGEST_ROUND.max(4 * weights.len() as u64);
+    let scale = |weight: u64| if total <= longest { weight } else { (weight * longest / total).max(1) };
+    weights.iter().map(|weight| scale(weight / divisor)).collect()
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

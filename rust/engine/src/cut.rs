@@ -1,0 +1,84 @@
+//! The end of flows: in order, by a reset, or at a deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use spliceway_core::session::{End, Side};
+use spliceway_io::socket;
+
+use crate::drains::Drain;
+use crate::flow::{Flow, FlowId, at};
+use crate::timer::Due;
+use crate::worker::Worker;
+
+impl Worker {
+    /// Close both sockets and forget the flow.
+    pub(crate) fn finish(&mut self, id: FlowId, end: End) {
+        if self.flow(id).is_none() {
+            return;
+        }
+        let mut flow = self.flows.remove(id.index as usize);
+        for side in [Side::Client, Side::Backend] {
+            if let Some(pipe) = flow.lanes[at(side)].pipe.take() {
+                // A pipe whose bytes nobody wants any more must not meet another flow.
+                if flow.session.pending(side) == 0 { self.tools.pipes.give(pipe) } else { self.tools.pipes.discard(pipe) }
+            }
+        }
+        let pool = &flow.counted.pool;
+        match end {
+            End::Closed => pool.ended_closed.fetch_add(1, Relaxed),
+            End::ClientReset => pool.ended_client_reset.fetch_add(1, Relaxed),
+            End::BackendReset => pool.ended_backend_reset.fetch_add(1, Relaxed),
+            End::Drained => pool.ended_drained.fetch_add(1, Relaxed),
+            End::NoBackend => 0, // counted with its reason
+        };
+        if end != End::Closed {
+            socket::reset(flow.client);
+            if let Some(backend) = flow.backend {
+                socket::reset(backend);
+            }
+        }
+    }
+
+    /// The engine stops: nothing is left.
+    pub(crate) fn cut_all(&mut self) {
+        self.cut_where(|_| true);
+    }
+
+    /// Cut the flows of a drain whose deadline has come.
+    pub(crate) fn cut_drain(&mut self, drain: &Arc<Drain>) {
+        // Counted before the last one ends, because its end is what reports the drain.
+        let ids = self.ids_where(|flow| drain.concerns(&flow.counted.pool));
+        drain.cut.fetch_add(ids.len() as u64, Relaxed);
+        self.cut(&ids);
+    }
+
+    /// Cut flows to backends that left, if their time is over; look again when the next one's is.
+    pub(crate) fn cut_leaving(&mut self) {
+        let now = self.now.as_millis() as u64;
+        let deadline = |flow: &Flow| {
+            let backend = flow.serving.as_ref()?;
+            Some(backend.0.drain_at.load(Relaxed)).filter(|&at| at > 0)
+        };
+        self.cut_where(|flow| deadline(flow).is_some_and(|at| at <= now));
+        if let Some(next) = self.flows.iter().filter_map(|(_, flow)| deadline(flow)).min() {
+            self.timers.add(std::time::Duration::from_millis(next), Due::CutLeaving);
+        }
+    }
+
+    fn cut_where(&mut self, which: impl Fn(&Flow) -> bool) {
+        let ids = self.ids_where(which);
+        self.cut(&ids);
+    }
+
+    fn ids_where(&self, which: impl Fn(&Flow) -> bool) -> Vec<FlowId> {
+        self.flows.iter().filter(|(_, flow)| which(flow)).map(|(_, flow)| flow.id).collect()
+    }
+
+    fn cut(&mut self, ids: &[FlowId]) {
+        for &id in ids {
+            let _ = self.flow(id).map(|flow| flow.session.cut());
+            self.finish(id, End::Drained);
+        }
+    }
+}

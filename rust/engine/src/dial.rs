@@ -1,0 +1,236 @@
+//! Getting a backend for a flow: dial, notice failure, try another, give up. Nothing here blocks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use spliceway_core::retry::{Next, Reason};
+use spliceway_core::session::{End, Side};
+use spliceway_io::poll::{Interest, Ready};
+use spliceway_io::{Errno, socket};
+
+use crate::events::{Event, EventKind};
+use crate::flow::{FlowId, Serving, Token, at};
+use crate::relay;
+use crate::timer::Due;
+use crate::worker::Worker;
+
+/// Wait before a dial is repeated that failed for a reason of our own (no descriptor, no port): flows that end free some.
+const LOCAL_WAIT: Duration = Duration::from_millis(10);
+
+/// What became of the start of an attempt.
+enum Attempt {
+    /// It is under way, or over and successful.
+    Begun,
+    /// It failed at once; the backend was blamed, or the try is used up.
+    Failed,
+}
+
+impl Worker {
+    /// Dial the next backend of the flow's pool, until an attempt is under way or none is left.
+    pub(crate) fn dial(&mut self, id: FlowId) {
+        loop {
+            let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return };
+            let Some(dialling) = flow.dialling.as_mut() else { return };
+            let pool = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
+            let Some(pool) = pool else { return self.give_up(id, Reason::NoBackend) };
+            match dialling.dial.next(pool, dialling.key, self.now, &mut self.rng) {
+                Next::GiveUp(reason) => return self.give_up(id, reason),
+                Next::Try { backend, timeout, after } => {
+                    dialling.attempt += 1;
+                    dialling.target = Some(Serving::new(backend));
+                    dialling.ends = self.now + after + timeout;
+                    pool.state.tries.fetch_add(1, Relaxed);
+                    if dialling.attempt > 1 {
+                        pool.state.retries.fetch_add(1, Relaxed);
+                    }
+                    if !after.is_zero() {
+                        return self.timers.add(self.now + after, Due::DialNow { flow: id, attempt: dialling.attempt });
+                    }
+                }
+            }
+            match self.connect(id) {
+                Attempt::Begun => return,
+                Attempt::Failed => {}
+            }
+        }
+    }
+
+    /// Begin to connect to the flow's target.
+    fn connect(&mut self, id: FlowId) -> Attempt {
+        let now = self.shared().now();
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else {
+            return Attempt::Begun;
+        };
+        let Some(dialling) = flow.dialling.as_mut() else { return Attempt::Begun };
+        let Some(target) = dialling.target.as_ref() else { return Attempt::Failed };
+        dialling.began = now;
+        match socket::connect_start(target.0.address) {
+            Ok((fd, true)) => {
+                flow.backend = Some(fd);
+                self.connected(id);
+                Attempt::Begun
+            }
+            Ok((fd, false)) => {
+                let (attempt, ends) = (dialling.attempt, dialling.ends);
+                let token = Token::Flow(id, Side::Backend).encode();
+                let watched = self.tools.shared.doors[self.number].poll.add(&fd, token, Interest::WRITE);
+                flow.watched[at(Side::Backend)] = watched.is_ok().then_some(Interest::WRITE);
+                flow.backend = Some(fd);
+                self.timers.add(ends, Due::DialTimeout { flow: id, attempt });
+                Attempt::Begun
+            }
+            Err(errno) if is_local(errno) => {
+                self.tools.shared.bounds.fd_limit_hits.fetch_add(1, Relaxed);
+                self.tools.pipes.shrink();
+                if now + LOCAL_WAIT >= dialling.ends {
+                    dialling.target = None;
+                    return Attempt::Failed;
+                }
+                self.timers.add(now + LOCAL_WAIT, Due::DialNow { flow: id, attempt: dialling.attempt });
+                Attempt::Begun
+            }
+            Err(errno) => {
+                self.blame(id, &describe(errno));
+                Attempt::Failed
+            }
+        }
+    }
+
+    /// A socket of a flow that is dialling is ready.
+    pub(crate) fn dial_ready(&mut self, id: FlowId, side: Side, ready: Ready) {
+        let Some(flow) = self.flow(id) else { return };
+        if side == Side::Client {
+            if ready.failed {
+                self.finish(id, End::ClientReset);
+            }
+            return;
+        }
+        match flow.socket(Side::Backend).and_then(socket::take_error) {
+            Some(errno) => {
+                self.blame(id, &describe(errno));
+                self.dial(id);
+            }
+            None if ready.writable => self.connected(id),
+            None => {}
+        }
+    }
+
+    /// The time of an attempt is over.
+    pub(crate) fn dial_timed_out(&mut self, id: FlowId, attempt: u32) {
+        let now = self.now;
+        let Some(flow) = self.flow(id).filter(|flow| flow.session.dialling()) else { return };
+        let Some(dialling) = flow.dialling.as_ref().filter(|d| d.attempt == attempt) else { return };
+        let waited = now.saturating_sub(dialling.began);
+        self.blame(id, &format!("no answer within {} ms", waited.as_millis()));
+        self.dial(id);
+    }
+
+    /// The wait before an attempt is over.
+    pub(crate) fn dial_waited(&mut self, id: FlowId, attempt: u32) {
+        let Some(flow) = self.flow(id).filter(|flow| flow.session.dialling() && flow.backend.is_none()) else { return };
+        if flow.dialling.as_ref().is_some_and(|d| d.attempt == attempt)
+            && let Attempt::Failed = self.connect(id)
+        {
+            self.dial(id);
+        }
+    }
+
+    /// The backend's connection stands: relay.
+    fn connected(&mut self, id: FlowId) {
+        let now = self.shared().now();
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return };
+        let Some(dialling) = flow.dialling.as_mut() else { return };
+        let Some(target) = dialling.target.take() else { return };
+        let pool = &flow.counted.pool;
+        pool.observe_connect(now.saturating_sub(dialling.began));
+        if dialling.attempt > 1 {
+            pool.saved.fetch_add(1, Relaxed);
+        }
+        target.0.flows.fetch_add(1, Relaxed);
+        let backend = target.0.address;
+        let recovered = target.0.consecutive_failures.load(Relaxed) > 0
+            && target.0.consecutive_failures.swap(0, Relaxed) > 0;
+        flow.serving = Some(target);
+        flow.session.connected();
+        flow.lanes[at(Side::Client)].buffer.clone_from(&dialling.held);
+        if !flow.session.holding() {
+            flow.dialling = None;
+        }
+        if recovered {
+            self.report(id, EventKind::ConnectRecovered, Some(backend), "connected", 1);
+        }
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let step = relay::pump(flow, Side::Client, &mut self.tools);
+        self.carry_out(id, step);
+    }
+
+    /// The backend ended before it sent anything, and all that the client sent is held: dial another one.
+    pub(crate) fn replay(&mut self, id: FlowId) {
+        let now = self.now;
+        let Some(flow) = self.flow(id) else { return };
+        flow.counted.pool.replayed.fetch_add(1, Relaxed);
+        let backend = flow.serving.take().map(|serving| serving.0.address);
+        flow.watched[at(Side::Backend)] = None;
+        if let Some(fd) = flow.backend.take() {
+            socket::reset(fd);
+        }
+        flow.lanes = Default::default(); // while bytes are held, nothing is spliced: no pipe is lost here
+        if let Some(dialling) = flow.dialling.as_mut() {
+            dialling.dial.restart(now);
+        }
+        self.report(id, EventKind::BackendAborted, backend, "ended before its first byte", 1);
+        // Only the client's reset is of interest while no backend is there.
+        self.watch(id, Side::Client);
+        self.dial(id);
+    }
+
+    /// The attempt failed and the backend is the cause.
+    fn blame(&mut self, id: FlowId, reason: &str) {
+        let Some(flow) = self.flow(id) else { return };
+        flow.watched[at(Side::Backend)] = None;
+        flow.backend = None;
+        let Some(target) = flow.dialling.as_mut().and_then(|d| d.target.take()) else { return };
+        target.0.connect_failures.fetch_add(1, Relaxed);
+        let failures = target.0.consecutive_failures.fetch_add(1, Relaxed) + 1;
+        self.report(id, EventKind::ConnectFailed, Some(target.0.address), reason, failures.into());
+    }
+
+    fn give_up(&mut self, id: FlowId, reason: Reason) {
+        let Some(flow) = self.flow(id) else { return };
+        let pool = &flow.counted.pool;
+        let counter = if reason == Reason::NoBackend { &pool.no_backend } else { &pool.failed };
+        counter.fetch_add(1, Relaxed);
+        if reason == Reason::Budget {
+            pool.budget_exhausted.fetch_add(1, Relaxed);
+        }
+        self.report(id, EventKind::NoBackend, None, reason.as_str(), 1);
+        let _ = self.flow(id).map(|flow| flow.session.gave_up());
+        self.finish(id, End::NoBackend);
+    }
+
+    fn report(&mut self, id: FlowId, kind: EventKind, backend: Option<std::net::SocketAddr>, reason: &str, count: u64) {
+        let Some(slot) = self.flow(id).map(|flow| flow.slot) else { return };
+        let mut event = Event::new(kind, reason).times(count);
+        if let Some(pool) = self.table.load().pool(slot) {
+            event = event.of(&pool.name, backend);
+        }
+        self.shared().events.push(event);
+    }
+}
+
+/// Whether a failed connect is our own machine's fault and not the backend's.
+fn is_local(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN)
+}
+
+fn describe(errno: Errno) -> String {
+    match errno {
+        Errno::CONNREFUSED => "connection refused".to_owned(),
+        Errno::CONNRESET => "connection reset".to_owned(),
+        Errno::HOSTUNREACH => "host unreachable".to_owned(),
+        Errno::NETUNREACH => "network unreachable".to_owned(),
+        Errno::TIMEDOUT => "timed out".to_owned(),
+        other => other.to_string(),
+    }
+}

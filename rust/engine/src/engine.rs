@@ -1,0 +1,284 @@
+//! The whole of what a host can ask of an engine. Every call may come from any thread and returns at once, but for
+//! [`Engine::apply`], which builds tables, and [`Engine::close`].
+
+use std::net::SocketAddr;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::Ordering::Release;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use spliceway_core::hash::flow_key;
+use spliceway_core::pool::{Balance, PoolSpec};
+use spliceway_core::rng::Rng;
+use spliceway_io::{adopt, socket, thread};
+
+use crate::accept;
+use crate::config::{Config, EngineError};
+use crate::drains::Drain;
+use crate::events::Event;
+use crate::registry::Registry;
+use crate::shared::{Message, Shared};
+use crate::snapshot::{BackendCounters, EngineCounters, PoolCounters};
+use crate::worker;
+
+/// One backend in the order in which a flow would try it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The backend and its counters.
+    pub backend: BackendCounters,
+    /// 1 for the first choice; 0: it would not be tried.
+    pub rank: u8,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What the selection code would do for a client.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The pool's name.
+    pub pool: String,
+    /// How it chooses.
+    pub balance: Balance,
+    /// The generation that was asked.
+    pub generation: u64,
+    /// In order.
+    pub candidates: Vec<Candidate>,
+}
+
+#[derive(Debug, Default)]
+enum Threads {
+    #[default]
+    NotStarted,
+    Running(Vec<JoinHandle<()>>, mpsc::Receiver<()>),
+    Closed,
+}
+
+/// Inert until [`start`](Self::start).
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    registry: Mutex<Registry>,
+    threads: Mutex<Threads>,
+}
+
+impl Engine {
+    /// # Errors
+    /// A size that is out of range, or no descriptor left.
+    pub fn new(config: Config) -> Result<Self, EngineError> {
+        config.validate()?;
+        let shared = Shared::new(config).map_err(|source| EngineError::Io { what: "cannot make the engine", source })?;
+        Ok(Self { shared: Arc::new(shared), registry: Mutex::default(), threads: Mutex::default() })
+    }
+
+    /// Start the worker threads.
+    ///
+    /// # Errors
+    /// Called twice, after `close`, or no thread can be had.
+    pub fn start(&self) -> Result<(), EngineError> {
+        let mut threads = lock(&self.threads);
+        match *threads {
+            Threads::NotStarted => {}
+            Threads::Running(..) => return Err(EngineError::AlreadyStarted),
+            Threads::Closed => return Err(EngineError::Closed),
+        }
+        let (done, all_done) = mpsc::channel();
+        let mut handles = Vec::new();
+        for number in 0..self.shared.doors.len() {
+            let (shared, done) = (Arc::clone(&self.shared), done.clone());
+            let builder = Builder::new().name(format!("spliceway-{number}"));
+            let handle = builder.spawn(move || {
+                let _done = done; // dropped when the thread ends, however it ends
+                let _ = thread::block_signals();
+                worker::run(&shared, number);
+            });
+            handles.push(handle.map_err(|source| EngineError::Io { what: "cannot start a worker", source })?);
+        }
+        *threads = Threads::Running(handles, all_done);
+        Ok(())
+    }
+
+    /// Create, replace and remove pools in one swap.
+    ///
+    /// # Errors
+    /// The first value that is bad; nothing is changed then.
+    pub fn apply(&self, upserts: Vec<PoolSpec>, removes: &[String], generation: u64) -> Result<(), EngineError> {
+        self.check_open()?;
+        let mut registry = lock(&self.registry);
+        let current = self.shared.table.load_full();
+        let made = registry.make(&current, upserts, removes, generation, self.shared.now())?;
+        self.shared.table.store(Arc::new(made.table));
+        if let Some(at) = made.drain {
+            self.shared.tell_all(|| Message::CutLeavingAt(at));
+        }
+        Ok(())
+    }
+
+    /// Accept connections of the listening socket `fd`, which is owned from now on, for pool `pool`.
+    ///
+    /// # Errors
+    /// The engine is closed, or `fd` is no listening TCP socket.
+    pub fn add_listener(&self, fd: RawFd, pool: &str) -> Result<usize, EngineError> {
+        let io = |source| EngineError::Io { what: "cannot listen", source };
+        let fd: OwnedFd = adopt::adopt(fd).map_err(io)?;
+        self.check_open()?;
+        socket::prepare_listener(&fd).map_err(|errno| io(errno.into()))?;
+        let slot = lock(&self.registry).attach(pool);
+        let number = self.shared.listeners.add(fd, slot);
+        for worker in 0..self.shared.doors.len() {
+            accept::watch(&self.shared, worker, &[number]);
+        }
+        Ok(number)
+    }
+
+    /// New flows of `listener` go to `pool`.
+    ///
+    /// # Errors
+    /// No such listener.
+    pub fn retarget_listener(&self, listener: usize, pool: &str) -> Result<(), EngineError> {
+        let mut registry = lock(&self.registry);
+        let entry = self.shared.listeners.get(listener).ok_or(EngineError::UnknownListener(listener))?;
+        let slot = registry.attach(pool);
+        let before = entry.retarget(slot);
+        registry.detach(before);
+        Ok(())
+    }
+
+    /// Close `listener` before returning.
+    ///
+    /// # Errors
+    /// No such listener.
+    pub fn remove_listener(&self, listener: usize) -> Result<(), EngineError> {
+        let mut registry = lock(&self.registry);
+        let entry = self.shared.listeners.take(listener).ok_or(EngineError::UnknownListener(listener))?;
+        drop(entry.socket().take());
+        registry.detach(entry.slot());
+        Ok(())
+    }
+
+    /// Close the listeners of `pool` (or all), and cut after `deadline` what still runs then.
+    ///
+    /// # Errors
+    /// The engine is closed, or there is no such pool.
+    pub fn drain(&self, deadline: Duration, pool: Option<&str>) -> Result<(), EngineError> {
+        self.check_open()?;
+        let unknown = || EngineError::UnknownPool(pool.unwrap_or_default().to_owned());
+        let slot = pool.map(|name| lock(&self.registry).slot(name).ok_or_else(unknown)).transpose()?;
+        let state = match slot {
+            None => None,
+            Some(slot) => {
+                let table = self.shared.table.load();
+                let pool = table.pool(slot).ok_or_else(unknown)?;
+                Some((Arc::clone(&pool.state), Arc::clone(&pool.name)))
+            }
+        };
+        for listener in self.shared.listeners.numbers(slot) {
+            let _ = self.remove_listener(listener); // somebody else may have removed it meanwhile
+        }
+        let drain = Drain::new(state);
+        self.shared.drains.begin(Arc::clone(&drain));
+        let at = self.shared.now().saturating_add(deadline);
+        self.shared.tell_all(|| Message::CutDrainAt(at, Arc::clone(&drain)));
+        let flows = self.shared.flows.load(std::sync::atomic::Ordering::Relaxed);
+        self.shared.drains.check(flows, &self.shared.events);
+        Ok(())
+    }
+
+    /// Tell which backends a flow of `client` to `pool` would try.
+    ///
+    /// # Errors
+    /// No such pool.
+    pub fn explain(&self, pool: &str, client: SocketAddr) -> Result<Explanation, EngineError> {
+        let table = self.shared.table.load();
+        let slot = lock(&self.registry).slot(pool);
+        let found = slot.and_then(|slot| table.pool(slot));
+        let found = found.ok_or_else(|| EngineError::UnknownPool(pool.to_owned()))?;
+        let counters = PoolCounters::read(found).backends;
+        let order = found.preview(flow_key(client, found.seed), &Rng::new(found.seed));
+        let candidates = order.into_iter().filter_map(|preview| {
+            let backend = counters.get(preview.index)?.clone();
+            Some(Candidate { backend, rank: preview.rank, reason: preview.reason })
+        });
+        Ok(Explanation {
+            pool: found.name.to_string(),
+            balance: found.balance,
+            generation: table.generation,
+            candidates: candidates.collect(),
+        })
+    }
+
+    /// All counters. `all_pools` false leaves out pools that never had a flow.
+    #[must_use]
+    pub fn counters(&self, all_pools: bool) -> EngineCounters {
+        EngineCounters::read(&self.shared, all_pools)
+    }
+
+    /// One pool's counters.
+    ///
+    /// # Errors
+    /// No such pool.
+    pub fn pool_counters(&self, pool: &str) -> Result<PoolCounters, EngineError> {
+        let table = self.shared.table.load();
+        let slot = lock(&self.registry).slot(pool);
+        let found = slot.and_then(|slot| table.pool(slot));
+        found.map(|pool| PoolCounters::read(pool)).ok_or_else(|| EngineError::UnknownPool(pool.to_owned()))
+    }
+
+    /// Up to `limit` events, oldest first.
+    #[must_use]
+    pub fn take_events(&self, limit: usize) -> Vec<Event> {
+        self.shared.events.take(limit)
+    }
+
+    /// An eventfd that is readable while events wait.
+    #[must_use]
+    pub fn wake_fd(&self) -> RawFd {
+        self.shared.events.wake_fd()
+    }
+
+    /// The last published generation.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.shared.table.load().generation
+    }
+
+    /// Stop accepting, cut what is left, and wait for the workers until `deadline` has passed.
+    pub fn close(&self, deadline: Duration) {
+        let before = std::mem::replace(&mut *lock(&self.threads), Threads::Closed);
+        self.stop();
+        let Threads::Running(handles, all_done) = before else { return };
+        let until = Instant::now() + deadline;
+        // Nothing is ever sent: the channel ends when the last worker has.
+        while let Ok(()) = all_done.recv_timeout(until.saturating_duration_since(Instant::now())) {}
+        for handle in handles {
+            if handle.is_finished() {
+                let _ = handle.join();
+            }
+        }
+    }
+
+    fn stop(&self) {
+        for listener in self.shared.listeners.numbers(None) {
+            let _ = self.remove_listener(listener);
+        }
+        self.shared.stopping.store(true, Release);
+        for door in &self.shared.doors {
+            door.wake();
+        }
+    }
+
+    fn check_open(&self) -> Result<(), EngineError> {
+        if matches!(*lock(&self.threads), Threads::Closed) { Err(EngineError::Closed) } else { Ok(()) }
+    }
+}
+
+impl Drop for Engine {
+    /// A safety net: the workers are told to stop, and nobody waits for them.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,29 @@
+//! The threads of spliceway: they accept, dial, retry, relay, drain and count, without Python and without locks in the way.
+//!
+//! - [`engine`]: the whole of what a host can ask for; [`config`]: its sizes and errors
+//! - `shared`: what all workers see: the published table, the listeners, bounds, events
+//! - `registry`: names to slots, building tables off the data path; `table`: one immutable table per generation
+//! - `worker`: the loop of a thread; `accept`, `dial`, `relay`, `cut`: what it does when something is ready
+//! - `flow`: one connection pair; `timer`, [`events`], `drains`: the rest; [`snapshot`]: counters as plain values
+#![forbid(unsafe_code)]
+
+mod accept;
+pub mod config;
+mod cut;
+mod dial;
+mod drains;
+pub mod engine;
+pub mod events;
+mod flow;
+mod listener;
+mod registry;
+mod relay;
+mod shared;
+pub mod snapshot;
+mod table;
+mod timer;
+mod worker;
+
+pub use config::{Config, EngineError};
+pub use engine::Engine;
+pub use events::{Event, EventKind};

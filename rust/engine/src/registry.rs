@@ -1,0 +1,138 @@
+//! Names to slots, and the building of tables, off the data path. One lock, held by the host's threads only.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use spliceway_core::maglev::TableCache;
+use spliceway_core::pool::{Pool, PoolSpec, SpecError};
+
+use crate::table::Table;
+
+#[derive(Debug)]
+struct Slot {
+    name: Arc<str>,
+    /// Listeners that name this pool: they keep the slot while the pool comes and goes.
+    listeners: usize,
+    used: bool,
+}
+
+/// What changed when a table was made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) table: Table,
+    /// The earliest drain deadline of backends that left.
+    pub(crate) drain: Option<Duration>,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    by_name: HashMap<Arc<str>, u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    tables: TableCache,
+}
+
+impl Registry {
+    pub(crate) fn slot(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// A listener names `name`, which need not be a pool yet.
+    pub(crate) fn attach(&mut self, name: &str) -> u32 {
+        let slot = self.slot_for(name);
+        self.slots[slot as usize].listeners += 1;
+        slot
+    }
+
+    /// A listener does not name the pool in `slot` any more.
+    pub(crate) fn detach(&mut self, slot: u32) {
+        self.slots[slot as usize].listeners -= 1;
+        self.release(slot);
+    }
+
+    /// Build the table that follows `current`. Nothing has changed when this fails.
+    pub(crate) fn make(
+        &mut self,
+        current: &Table,
+        upserts: Vec<PoolSpec>,
+        removes: &[String],
+        generation: u64,
+        now: Duration,
+    ) -> Result<Made, SpecError> {
+        let mut pools = Vec::with_capacity(upserts.len());
+        for spec in upserts {
+            let previous = self.slot(&spec.name).and_then(|slot| current.pool(slot));
+            pools.push(Pool::build(spec, previous.map(Arc::as_ref), &mut self.tables)?);
+        }
+        let mut slots = current.slots().to_vec();
+        let mut drain = None;
+        for pool in pools {
+            let slot = self.slot_for(&pool.name);
+            self.slots[slot as usize].used = true;
+            if slots.len() <= slot as usize {
+                slots.resize(slot as usize + 1, None);
+            }
+            let previous = slots[slot as usize].take();
+            pool.start_drains(previous.as_deref(), now);
+            let left = previous.is_some_and(|p| p.backends.iter().any(|b| b.drain_at.load(Relaxed) != 0));
+            drain = earliest(drain, pool.drain.filter(|_| left));
+            slots[slot as usize] = Some(Arc::new(pool));
+        }
+        for name in removes {
+            let Some(slot) = self.slot(name) else { continue };
+            if let Some(pool) = slots.get_mut(slot as usize).and_then(Option::take) {
+                drain = earliest(drain, remove(&pool, now));
+            }
+            self.slots[slot as usize].used = false;
+            self.release(slot);
+        }
+        Ok(Made { table: Table::new(generation, slots), drain: drain.map(|d| now.saturating_add(d)) })
+    }
+
+    fn slot_for(&mut self, name: &str) -> u32 {
+        if let Some(slot) = self.slot(name) {
+            return slot;
+        }
+        let name: Arc<str> = name.into();
+        let entry = Slot { name: Arc::clone(&name), listeners: 0, used: false };
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = entry;
+            slot
+        } else {
+            self.slots.push(entry);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        };
+        self.by_name.insert(name, slot);
+        slot
+    }
+
+    fn release(&mut self, slot: u32) {
+        let entry = &self.slots[slot as usize];
+        if !entry.used && entry.listeners == 0 {
+            self.by_name.remove(&entry.name);
+            self.free.push(slot);
+        }
+    }
+}
+
+/// Start the drain of all backends of a pool that is removed; tells how long it takes.
+fn remove(pool: &Pool, now: Duration) -> Option<Duration> {
+    let drain = pool.drain?;
+    let deadline = u64::try_from(now.saturating_add(drain).as_millis()).unwrap_or(u64::MAX).max(1);
+    for state in pool.backends.iter().map(|b| &b.state).chain(&pool.leaving) {
+        // A deadline that runs already is kept.
+        let _ = state.drain_at.compare_exchange(0, deadline, Relaxed, Relaxed);
+    }
+    Some(drain)
+}
+
+fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+

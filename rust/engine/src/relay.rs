@@ -1,0 +1,235 @@
+//! Moving bytes of one direction: read and write at once, keep what did not fit, splice what proves to be long.
+//!
+//! A direction reads only when all that it read before is written: the slower side sets the pace, and an idle flow has
+//! no buffer. The common message costs one read and one write, and no call that changes the poll.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use spliceway_core::session::{Side, Step};
+use spliceway_io::pipe::PIPE_SIZE;
+use spliceway_io::{Errno, socket};
+
+use crate::flow::{Flow, Lane, at};
+use crate::worker::Tools;
+
+/// Room that all flows of a worker share for bytes on their way.
+pub(crate) const SCRATCH: usize = 256 << 10;
+/// Client bytes that are held for a replay at most: a request's head and a small body.
+pub(crate) const HOLD: u32 = 16 << 10;
+/// Bytes that one direction may move before others have their turn.
+const TURN: usize = 1 << 20;
+/// How much to read, by the number of reads in a row that found more than they could take.
+const READ_SIZES: [usize; 3] = [16 << 10, 64 << 10, SCRATCH];
+/// So many full reads in a row make a direction long: splice.
+const SPLICE_AFTER: u8 = 4;
+/// Splicing less than this costs more than copying it.
+const SPLICE_LEAST: usize = 16 << 10;
+/// So many small splices in a row make a direction short again: copy.
+const COPY_AFTER: u8 = 8;
+
+/// What one attempt to move bytes came to.
+enum Moved {
+    /// So many bytes were read; whether more is likely to be there at once.
+    Some(usize, bool),
+    /// The source has nothing more, or the destination no room.
+    Blocked,
+    /// The session wants something done.
+    Step(Step),
+}
+
+/// Move bytes that came from `from` to its peer, until nothing is there, nothing fits, or the turn is over.
+pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
+    if flow.session.pending(from) > 0 {
+        let step = flush(flow, from, tools);
+        if step != Step::Go {
+            return step;
+        }
+    }
+    let mut turn = 0;
+    while turn < TURN && flow.session.may_read(from) {
+        let splicing = flow.lanes[at(from)].splicing;
+        match if splicing { splice(flow, from, tools) } else { copy(flow, from, tools) } {
+            Moved::Some(n, true) => turn += n,
+            Moved::Some(_, false) | Moved::Blocked => break,
+            Moved::Step(step) => return step,
+        }
+    }
+    give_pipe_back(flow, from, tools);
+    Step::Go
+}
+
+/// A socket is in error or shut down in both directions, and moving bytes did not tell why.
+pub(crate) fn failed(flow: &mut Flow, side: Side) -> Step {
+    let error = flow.socket(side).and_then(socket::take_error);
+    let idle = !flow.session.may_read(side) && flow.session.pending(side.peer()) == 0;
+    if error.is_some() || idle { flow.session.read_failed(side) } else { Step::Go }
+}
+
+fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
+    let holding = flow.session.holding();
+    let streak = flow.lanes[at(from)].streak;
+    let size = READ_SIZES[usize::from(streak).min(READ_SIZES.len() - 1)];
+    let Some(source) = flow.socket(from) else { return Moved::Blocked };
+    let n = match socket::read(source, &mut tools.scratch[..size]) {
+        Ok(0) => return Moved::Step(flow.session.read_end(from)),
+        Ok(n) => n,
+        Err(Errno::AGAIN) => return Moved::Blocked,
+        Err(_) => return Moved::Step(flow.session.read_failed(from)),
+    };
+    flow.session.read(from, n);
+    if holding {
+        hold(flow, from, &tools.scratch[..n]);
+    }
+    let full = n == size;
+    let lane = &mut flow.lanes[at(from)];
+    lane.streak = if full { streak.saturating_add(1) } else { 0 };
+    lane.splicing = lane.streak >= SPLICE_AFTER && !flow.session.holding();
+    match write(flow, from, &tools.scratch[..n]) {
+        Ok((written, step)) => {
+            if written < n {
+                let lane = &mut flow.lanes[at(from)];
+                lane.buffer.extend_from_slice(&tools.scratch[written..n]);
+                return Moved::Blocked;
+            }
+            if step == Step::Go { Moved::Some(n, full) } else { Moved::Step(step) }
+        }
+        Err(step) => Moved::Step(step),
+    }
+}
+
+/// Keep what a replay would need, or forget it all when a replay has become impossible.
+fn hold(flow: &mut Flow, from: Side, bytes: &[u8]) {
+    if !flow.session.holding() {
+        flow.dialling = None;
+    } else if from == Side::Client
+        && let Some(dialling) = flow.dialling.as_mut()
+    {
+        dialling.held.extend_from_slice(bytes);
+    }
+}
+
+/// Write what fits of `bytes`, which came from `from`.
+fn write(flow: &mut Flow, from: Side, bytes: &[u8]) -> Result<(usize, Step), Step> {
+    let to = from.peer();
+    let Some(destination) = flow.socket(to) else { return Ok((0, Step::Go)) };
+    match socket::write(destination, bytes) {
+        Ok(n) => {
+            count(flow, from, n);
+            Ok((n, flow.session.written(from, n)))
+        }
+        Err(Errno::AGAIN) => Ok((0, Step::Go)),
+        Err(_) => Err(write_failed(flow, from)),
+    }
+}
+
+fn splice(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
+    if flow.lanes[at(from)].pipe.is_none() {
+        match tools.pipes.take() {
+            Ok(Some(pipe)) => flow.lanes[at(from)].pipe = Some(pipe),
+            Ok(None) | Err(_) => {
+                tools.shared.bounds.pipe_limit_hits.fetch_add(1, Relaxed);
+                copy_instead(&mut flow.lanes[at(from)]);
+                return Moved::Some(0, true);
+            }
+        }
+    }
+    let (Some(source), Some(pipe)) = (flow.socket(from), &flow.lanes[at(from)].pipe) else { return Moved::Blocked };
+    let n = match pipe.fill(source, PIPE_SIZE) {
+        Ok(0) => return Moved::Step(flow.session.read_end(from)),
+        Ok(n) => n,
+        Err(Errno::AGAIN | Errno::INTR) => return Moved::Blocked,
+        Err(Errno::INVAL) => {
+            copy_instead(&mut flow.lanes[at(from)]);
+            return Moved::Some(0, true);
+        }
+        Err(_) => return Moved::Step(flow.session.read_failed(from)),
+    };
+    flow.session.read(from, n);
+    let lane = &mut flow.lanes[at(from)];
+    lane.streak = if n < SPLICE_LEAST { lane.streak.saturating_add(1) } else { 0 };
+    lane.splicing = lane.streak < COPY_AFTER;
+    if !lane.splicing {
+        lane.streak = 0;
+    }
+    match flush(flow, from, tools) {
+        Step::Go if flow.session.pending(from) == 0 => Moved::Some(n, n >= SPLICE_LEAST),
+        Step::Go => Moved::Blocked,
+        step => Moved::Step(step),
+    }
+}
+
+fn copy_instead(lane: &mut Lane) {
+    lane.splicing = false;
+    lane.streak = 0;
+}
+
+/// Write what waits, from the pipe or from the buffer.
+fn flush(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
+    while flow.session.pending(from) > 0 {
+        let lane = &flow.lanes[at(from)];
+        let Some(destination) = flow.socket(from.peer()) else { return Step::Go };
+        let written = match &lane.pipe {
+            Some(pipe) if lane.buffer.is_empty() => pipe.drain(destination, flow.session.pending(from)),
+            _ => socket::write(destination, &lane.buffer[lane.start..]),
+        };
+        match written {
+            Ok(n) => {
+                count(flow, from, n);
+                advance(&mut flow.lanes[at(from)], n);
+                let step = flow.session.written(from, n);
+                if step != Step::Go {
+                    give_pipe_back(flow, from, tools);
+                    return step;
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return Step::Go,
+            Err(_) => return write_failed(flow, from),
+        }
+    }
+    Step::Go
+}
+
+/// `n` bytes of the buffer are written; an empty buffer gives its memory back.
+fn advance(lane: &mut Lane, n: usize) {
+    if lane.buffer.is_empty() {
+        return; // they were in the pipe
+    }
+    lane.start += n;
+    if lane.start >= lane.buffer.len() {
+        lane.buffer = Vec::new();
+        lane.start = 0;
+    }
+}
+
+/// The destination takes no more: what waits for it is thrown away.
+fn write_failed(flow: &mut Flow, from: Side) -> Step {
+    let lane = &mut flow.lanes[at(from)];
+    lane.buffer = Vec::new();
+    lane.start = 0;
+    flow.session.write_failed(from.peer())
+}
+
+/// An idle direction holds no pipe.
+fn give_pipe_back(flow: &mut Flow, from: Side, tools: &mut Tools) {
+    if flow.session.pending(from) == 0
+        && let Some(pipe) = flow.lanes[at(from)].pipe.take()
+    {
+        tools.pipes.give(pipe);
+    }
+}
+
+fn count(flow: &Flow, from: Side, n: usize) {
+    let n = n as u64;
+    let pool = &flow.counted.pool;
+    let backend = flow.serving.as_ref().map(|serving| &serving.0);
+    match from {
+        Side::Client => {
+            pool.bytes_in.fetch_add(n, Relaxed);
+            backend.map(|b| b.bytes_in.fetch_add(n, Relaxed));
+        }
+        Side::Backend => {
+            pool.bytes_out.fetch_add(n, Relaxed);
+            backend.map(|b| b.bytes_out.fetch_add(n, Relaxed));
+        }
+    }
+}

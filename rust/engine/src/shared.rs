@@ -1,0 +1,135 @@
+//! What all workers and the host's threads see of one engine.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use crossbeam_utils::CachePadded;
+use spliceway_io::poll::{Interest, Poll};
+use spliceway_io::waker::Waker;
+
+use crate::config::Config;
+use crate::drains::{Drain, Drains};
+use crate::events::{Event, EventKind, EventRing};
+use crate::flow::{Arrival, WAKER_TOKEN};
+use crate::listener::Listeners;
+use crate::table::Table;
+
+/// How often each bound bit, and other rare things.
+#[derive(Debug, Default)]
+pub(crate) struct Bounds {
+    pub(crate) flow_limit_hits: AtomicU64,
+    pub(crate) fd_limit_hits: AtomicU64,
+    pub(crate) pipe_limit_hits: AtomicU64,
+    pub(crate) worker_panics: AtomicU64,
+    pub(crate) accept_errors: AtomicU64,
+    /// Workers that do not accept now.
+    pub(crate) paused: AtomicUsize,
+}
+
+/// What another thread asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Serve this connection: the worker that accepted it is busier.
+    Serve(Arrival),
+    /// Cut flows to backends that left, when their drain deadline comes.
+    CutLeavingAt(Duration),
+    /// Cut the flows of a drain at its deadline.
+    CutDrainAt(Duration, Arc<Drain>),
+}
+
+/// A worker as others see it.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) poll: Poll,
+    waker: Waker,
+    mail: Mutex<Vec<Message>>,
+    /// Flows that this worker serves.
+    pub(crate) load: CachePadded<AtomicUsize>,
+}
+
+impl Door {
+    fn new() -> io::Result<Self> {
+        let (poll, waker) = (Poll::new()?, Waker::new()?);
+        poll.add(&waker, WAKER_TOKEN, Interest::READ)?;
+        Ok(Self { poll, waker, mail: Mutex::default(), load: CachePadded::default() })
+    }
+
+    pub(crate) fn send(&self, message: Message) {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.waker.wake();
+    }
+
+    pub(crate) fn receive(&self) -> Vec<Message> {
+        self.waker.clear();
+        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) table: Arc<ArcSwap<Table>>,
+    pub(crate) listeners: Listeners,
+    pub(crate) doors: Box<[Door]>,
+    pub(crate) events: EventRing,
+    pub(crate) drains: Drains,
+    pub(crate) bounds: Bounds,
+    /// Flows open now, those on their way to another worker included.
+    pub(crate) flows: CachePadded<AtomicUsize>,
+    pub(crate) stopping: AtomicBool,
+    epoch: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config) -> io::Result<Self> {
+        Ok(Self {
+            doors: (0..config.worker_count()).map(|_| Door::new()).collect::<io::Result<_>>()?,
+            events: EventRing::new(config.event_capacity)?,
+            config,
+            table: Arc::default(),
+            listeners: Listeners::default(),
+            drains: Drains::default(),
+            bounds: Bounds::default(),
+            flows: CachePadded::default(),
+            stopping: AtomicBool::new(false),
+            epoch: Instant::now(),
+        })
+    }
+
+    /// Time on the engine's own monotonic clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// The worker with the fewest flows.
+    pub(crate) fn least_loaded(&self) -> usize {
+        (0..self.doors.len()).min_by_key(|&n| self.doors[n].load.load(Relaxed)).unwrap_or(0)
+    }
+
+    pub(crate) fn tell_all(&self, message: impl Fn() -> Message) {
+        for door in &self.doors {
+            door.send(message());
+        }
+    }
+
+    /// A worker stops accepting; the first one says why.
+    pub(crate) fn pause(&self, reason: &str) {
+        if self.bounds.paused.fetch_add(1, Relaxed) == 0 {
+            self.events.push(Event::new(EventKind::Paused, reason));
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        if self.bounds.paused.fetch_sub(1, Relaxed) == 1 {
+            self.events.push(Event::new(EventKind::Resumed, "accepting again"));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The loop of one thread: wait, serve what is ready, fire timers, read mail. Workers share no flow.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
+
+use arc_swap::Cache;
+use slab::Slab;
+use spliceway_core::rng::Rng;
+use spliceway_core::session::{Side, Step};
+use spliceway_io::pipe::PipePool;
+use spliceway_io::poll::{Batch, Interest, Ready};
+use spliceway_io::socket;
+
+use crate::events::{Event, EventKind};
+use crate::flow::{Flow, FlowId, Token, at};
+use crate::relay::{self, SCRATCH};
+use crate::shared::{Door, Message, Shared};
+use crate::table::Table;
+use crate::timer::{Due, Timers};
+
+/// Descriptors that one wait reports at most: enough to spread the cost of the call, few enough to stay fair.
+const BATCH: usize = 256;
+
+/// What relaying needs beside the flow.
+pub(crate) struct Tools {
+    pub(crate) shared: Arc<Shared>,
+    /// Where bytes pass through on their way from one socket to the other.
+    pub(crate) scratch: Box<[u8]>,
+    pub(crate) pipes: PipePool,
+}
+
+/// See the module's text.
+pub(crate) struct Worker {
+    pub(crate) number: usize,
+    pub(crate) flows: Slab<Flow>,
+    pub(crate) tools: Tools,
+    pub(crate) timers: Timers,
+    pub(crate) table: Cache<Arc<arc_swap::ArcSwap<Table>>, Arc<Table>>,
+    pub(crate) rng: Rng,
+    /// The engine's clock, read once after each wait.
+    pub(crate) now: Duration,
+    pub(crate) serial: u32,
+    /// Listeners that are not watched while accepting is paused.
+    pub(crate) parked: Vec<usize>,
+    pub(crate) paused: bool,
+    pub(crate) accept_burst: usize,
+}
+
+/// Run worker `number` until the engine stops. A panic costs the worker's flows, not the process.
+pub(crate) fn run(shared: &Arc<Shared>, number: usize) {
+    loop {
+        let mut worker = Worker::new(shared, number);
+        let outcome = catch_unwind(AssertUnwindSafe(|| worker.serve()));
+        let (paused, parked) = (worker.paused, std::mem::take(&mut worker.parked));
+        drop(worker);
+        shared.doors[number].load.store(0, Relaxed);
+        match outcome {
+            Ok(()) => return,
+            Err(panic) => {
+                shared.bounds.worker_panics.fetch_add(1, Relaxed);
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
+                shared.events.push(Event::new(EventKind::WorkerDied, text));
+                if paused {
+                    shared.resume();
+                }
+                crate::accept::watch(shared, number, &parked);
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn new(shared: &Arc<Shared>, number: usize) -> Self {
+        let pipes = shared.config.max_pipes.div_ceil(shared.doors.len());
+        Self {
+            number,
+            flows: Slab::new(),
+            tools: Tools {
+                shared: Arc::clone(shared),
+                scratch: vec![0; SCRATCH].into_boxed_slice(),
+                pipes: PipePool::new(pipes),
+            },
+            timers: Timers::default(),
+            table: Cache::new(Arc::clone(&shared.table)),
+            rng: Rng::new(seed(number)),
+            now: shared.now(),
+            serial: 0,
+            parked: Vec::new(),
+            paused: false,
+            accept_burst: 1,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.tools.shared
+    }
+
+    pub(crate) fn door(&self) -> &Door {
+        &self.tools.shared.doors[self.number]
+    }
+
+    fn serve(&mut self) {
+        let mut batch = Batch::new(BATCH);
+        while !self.shared().stopping.load(Acquire) {
+            let wait = self.timers.wait(self.now);
+            if self.door().poll.wait(&mut batch, wait).is_err() {
+                return; // the poll itself is gone: only at the end of the engine
+            }
+            self.now = self.shared().now();
+            for index in 0..batch.len() {
+                if let Some(ready) = batch.get(index) {
+                    self.dispatch(ready);
+                }
+            }
+            self.fire();
+            self.door().load.store(self.flows.len(), Relaxed);
+        }
+        self.cut_all();
+    }
+
+    fn dispatch(&mut self, ready: Ready) {
+        match Token::decode(ready.token) {
+            Token::Flow(id, side) => self.flow_ready(id, side, ready),
+            Token::Listener(number) => self.accept(number),
+            Token::Waker => self.read_mail(),
+        }
+    }
+
+    fn read_mail(&mut self) {
+        for message in self.door().receive() {
+            match message {
+                Message::Serve(arrival) => self.serve_arrival(arrival),
+                Message::CutLeavingAt(at) => self.timers.add(at, Due::CutLeaving),
+                Message::CutDrainAt(at, drain) => self.timers.add(at, Due::CutDrain(drain)),
+            }
+        }
+    }
+
+    fn fire(&mut self) {
+        while let Some(due) = self.timers.pop(self.now) {
+            match due {
+                Due::DialTimeout { flow, attempt } => self.dial_timed_out(flow, attempt),
+                Due::DialNow { flow, attempt } => self.dial_waited(flow, attempt),
+                Due::Unpark => self.unpark(),
+                Due::CutLeaving => self.cut_leaving(),
+                Due::CutDrain(drain) => self.cut_drain(&drain),
+            }
+        }
+    }
+
+    /// The flow of this name, unless it is gone.
+    pub(crate) fn flow(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id)
+    }
+
+    fn flow_ready(&mut self, id: FlowId, side: Side, ready: Ready) {
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return };
+        if flow.session.dialling() {
+            return self.dial_ready(id, side, ready);
+        }
+        let mut step = Step::Go;
+        if ready.readable || ready.failed {
+            step = relay::pump(flow, side, &mut self.tools);
+        }
+        if step == Step::Go && (ready.writable || ready.failed) {
+            step = relay::pump(flow, side.peer(), &mut self.tools);
+        }
+        if step == Step::Go && ready.failed {
+            step = relay::failed(flow, side);
+        }
+        self.carry_out(id, step);
+    }
+
+    /// Do what the session asked for, and tell the poll what is of interest now.
+    pub(crate) fn carry_out(&mut self, id: FlowId, mut step: Step) {
+        loop {
+            let Some(flow) = self.flow(id) else { return };
+            match step {
+                Step::Go => break,
+                Step::Shutdown(side) => {
+                    // It fails only on a connection that was reset meanwhile, which its readiness will tell.
+                    let _ = flow.socket(side).map(socket::shutdown_write);
+                    step = flow.session.after_shutdown();
+                }
+                Step::Redial => return self.replay(id),
+                Step::End(end) => return self.finish(id, end),
+            }
+        }
+        self.watch(id, Side::Client);
+        self.watch(id, Side::Backend);
+    }
+
+    /// Tell the poll what is of interest about one socket, if that has changed.
+    pub(crate) fn watch(&mut self, id: FlowId, side: Side) {
+        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let wants = flow.session.wants(side);
+        let interest = Interest { read: wants.read, write: wants.write };
+        let before = flow.watched[at(side)];
+        if before == Some(interest) {
+            return;
+        }
+        flow.watched[at(side)] = Some(interest);
+        let Some(fd) = flow.socket(side) else { return };
+        let token = Token::Flow(id, side).encode();
+        let poll = &self.tools.shared.doors[self.number].poll;
+        let told = if before.is_none() { poll.add(fd, token, interest) } else { poll.set(fd, token, interest) };
+        if told.is_err() {
+            // At the user's limit of watches a flow cannot be served; nothing else can fail.
+            let step = flow.session.cut();
+            self.carry_out(id, step);
+        }
+    }
+}
+
+/// Each worker draws differently, and each run as well.
+fn seed(number: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(number)
+}

@@ -1,0 +1,13 @@
+//! Sockets, pipes, readiness and wake-ups: thin, owned, and typed. No policy lives here.
+//!
+//! Every descriptor is an `OwnedFd`; nothing is closed twice and nothing leaks on a panic. The `unsafe` blocks of the
+//! whole workspace are in [`adopt`] and [`thread`].
+
+pub mod adopt;
+pub mod pipe;
+pub mod poll;
+pub mod socket;
+pub mod thread;
+pub mod waker;
+
+pub use rustix::io::Errno;

@@ -1,0 +1,131 @@
+//! The handle that Python holds.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use spliceway_engine::{Config, EngineError};
+
+use crate::convert::{self, Upsert};
+use crate::error;
+
+/// See `_engine.pyi`.
+#[pyclass(frozen, module = "spliceway._engine")]
+pub(crate) struct Engine {
+    /// Always there, but for the moment of the drop.
+    inner: Option<spliceway_engine::Engine>,
+    /// The process whose threads serve it.
+    pid: u32,
+}
+
+impl Engine {
+    fn get(&self, py: Python<'_>) -> PyResult<&spliceway_engine::Engine> {
+        self.inner.as_ref().filter(|_| std::process::id() == self.pid).ok_or_else(|| error::forked(py))
+    }
+
+    fn checked<T>(py: Python<'_>, result: Result<T, EngineError>) -> PyResult<T> {
+        result.map_err(|e| error::to_python(py, &e))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // In a forked child the locks may be held by threads that do not exist there: leave everything as it is.
+        if std::process::id() != self.pid {
+            std::mem::forget(self.inner.take());
+        }
+    }
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (*, workers=0, max_flows=1_000_000, max_pipes=1024, event_capacity=4096))]
+    fn new(py: Python<'_>, workers: i64, max_flows: i64, max_pipes: i64, event_capacity: i64) -> PyResult<Self> {
+        let size = |field: &str, value: i64| {
+            usize::try_from(value).map_err(|_| PyValueError::new_err(format!("{field} must not be negative: {value}")))
+        };
+        let config = Config {
+            workers: size("workers", workers)?,
+            max_flows: size("max_flows", max_flows)?,
+            max_pipes: size("max_pipes", max_pipes)?,
+            event_capacity: size("event_capacity", event_capacity)?,
+        };
+        let inner = Self::checked(py, spliceway_engine::Engine::new(config))?;
+        Ok(Self { inner: Some(inner), pid: std::process::id() })
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        Self::checked(py, self.get(py)?.start())
+    }
+
+    fn apply(&self, py: Python<'_>, upserts: Vec<Upsert>, removes: Vec<String>, generation: u64) -> PyResult<()> {
+        let engine = self.get(py)?;
+        let specs = upserts.into_iter().map(convert::pool_spec).collect::<PyResult<Vec<_>>>()?;
+        let result = py.detach(|| engine.apply(specs, &removes, generation));
+        Self::checked(py, result)
+    }
+
+    fn add_listener(&self, py: Python<'_>, fd: i32, pool: &str) -> PyResult<usize> {
+        Self::checked(py, self.get(py)?.add_listener(fd, pool))
+    }
+
+    fn retarget_listener(&self, py: Python<'_>, listener: usize, pool: &str) -> PyResult<()> {
+        Self::checked(py, self.get(py)?.retarget_listener(listener, pool))
+    }
+
+    fn remove_listener(&self, py: Python<'_>, listener: usize) -> PyResult<()> {
+        Self::checked(py, self.get(py)?.remove_listener(listener))
+    }
+
+    #[pyo3(signature = (deadline, pool=None))]
+    fn drain(&self, py: Python<'_>, deadline: f64, pool: Option<&str>) -> PyResult<()> {
+        let deadline = convert::duration("deadline", deadline).map_err(PyValueError::new_err)?;
+        Self::checked(py, self.get(py)?.drain(deadline, pool))
+    }
+
+    fn explain<'py>(&self, py: Python<'py>, pool: &str, host: &str, port: u16) -> PyResult<Bound<'py, PyAny>> {
+        let ip: IpAddr =
+            host.parse().map_err(|_| PyValueError::new_err(format!("client {host:?} is not an IP address")))?;
+        let explanation = Self::checked(py, self.get(py)?.explain(pool, SocketAddr::new(ip, port)))?;
+        convert::explanation(py, &explanation)
+    }
+
+    #[pyo3(signature = (*, all_pools=true))]
+    fn counters<'py>(&self, py: Python<'py>, all_pools: bool) -> PyResult<Bound<'py, PyAny>> {
+        let engine = self.get(py)?;
+        let counters = py.detach(|| engine.counters(all_pools));
+        convert::engine_counters(py, &counters)
+    }
+
+    fn pool_counters<'py>(&self, py: Python<'py>, pool: &str) -> PyResult<Bound<'py, PyAny>> {
+        let counters = Self::checked(py, self.get(py)?.pool_counters(pool))?;
+        convert::pool_counters(py, &counters)
+    }
+
+    #[pyo3(signature = (limit=1024))]
+    fn take_events<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyList>> {
+        let events = self.get(py)?.take_events(limit);
+        let events = events.iter().map(|e| convert::event(py, e)).collect::<PyResult<Vec<_>>>()?;
+        PyList::new(py, events)
+    }
+
+    #[getter]
+    fn wake_fd(&self, py: Python<'_>) -> PyResult<i32> {
+        Ok(self.get(py)?.wake_fd())
+    }
+
+    #[getter]
+    fn generation(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.get(py)?.generation())
+    }
+
+    #[pyo3(signature = (deadline=5.0))]
+    fn close(&self, py: Python<'_>, deadline: f64) -> PyResult<()> {
+        let deadline = convert::duration("deadline", deadline).map_err(PyValueError::new_err)?;
+        let engine = self.get(py)?;
+        py.detach(|| engine.close(deadline));
+        Ok(())
+    }
+}
