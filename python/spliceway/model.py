@@ -1,0 +1,368 @@
+"""The values that flow through the pipeline. Frozen, typed, and free of behaviour that needs I/O.
+
+``source`` makes facts (`Upsert`, `Delete`, ...) of decoded objects (`Service`, `EndpointSlice`), ``plan`` makes
+`PoolSpec` and `Frontend` of them, ``diff`` makes steps, ``observe`` reads counters, and ``health`` makes `Verdict`.
+``gc=False``: these structs never form cycles, and 100,000 endpoints should not slow the collector down.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+class ObjectKey(NamedTuple):
+    """Namespace and name of a Kubernetes object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Kind(StrEnum):
+    """The kinds of object that are read."""
+
+    SERVICE = "Service"
+    ENDPOINT_SLICE = "EndpointSlice"
+
+
+class Protocol(StrEnum):
+    """Transport protocols that Kubernetes knows for a Service port."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+
+
+class Address(NamedTuple):
+    """An IP address in its canonical text form and a port (1 to 65535; 0 asks the kernel for one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``10.0.0.1:80`` or ``[fd00::1]:80`` and return it in canonical form.
+
+        Raises:
+            ValueError: it is not an IP address and a port; the text says what is wrong.
+        """
+        host, separator, port = text.strip().rpartition(":")
+        if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+            raise ValueError(f"{text!r} is not ADDRESS:PORT with a port of 0 to 65535")
+        bracketed = host.startswith("[") and host.endswith("]")
+        try:
+            ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        except ValueError:
+            raise ValueError(f"{text!r} is not ADDRESS:PORT: {host!r} is not an IP address") from None
+        if bracketed != (ip.version == 6):
+            raise ValueError(f"{text!r} is not ADDRESS:PORT: write IPv6 addresses, and only them, in [brackets]")
+        return cls(str(ip), int(port))
+
+
+# --- decoded objects: only the fields that are used ------------------------------------------------------------------
+
+
+class ServicePortSpec(msgspec.Struct, frozen=True, gc=False):
+    """One entry of ``spec.ports`` of a Service."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class Service(msgspec.Struct, frozen=True, gc=False):
+    """A Service, reduced to what the plan needs. Addresses are canonical."""
+
+    key: ObjectKey
+    type: str
+    cluster_ips: tuple[str, ...]
+    ports: tuple[ServicePortSpec, ...]
+    session_affinity: str = "None"
+    #: value of label ``service.kubernetes.io/service-proxy-name`` (S-01), None when absent
+    proxy_name: str | None = None
+    #: annotations under ``spliceway.io/``, the prefix removed
+    tuning: tuple[tuple[str, str], ...] = ()
+    resource_version: str = ""
+    #: ``metadata.creationTimestamp`` as written; empty when unknown. The oldest claimant of an address wins (S-14)
+    created: str = ""
+
+
+class SlicePort(msgspec.Struct, frozen=True, gc=False):
+    """One entry of ``ports`` of an EndpointSlice that has a name and a port (E-03)."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True, gc=False):
+    """One entry of ``endpoints`` of an EndpointSlice; conditions have their defaults applied (E-06)."""
+
+    address: str
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node: str | None = None
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
+    """An EndpointSlice of addressType IPv4 or IPv6. ``service`` is label ``kubernetes.io/service-name`` (E-01)."""
+
+    key: ObjectKey
+    service: str
+    address_type: str
+    ports: tuple[SlicePort, ...]
+    endpoints: tuple[SliceEndpoint, ...]
+    resource_version: str = ""
+
+
+KubernetesObject = Service | EndpointSlice
+
+# --- facts: what a source says ----------------------------------------------------------------------------------------
+
+
+class Upsert(msgspec.Struct, frozen=True, gc=False):
+    """``object`` exists, as said by ``origin`` (a file's path, or ``api``)."""
+
+    origin: str
+    object: KubernetesObject
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """The object does not exist any more, as said by ``origin``."""
+
+    origin: str
+    kind: Kind
+    key: ObjectKey
+
+
+class ListStart(msgspec.Struct, frozen=True, gc=False):
+    """A complete listing of ``origin`` follows (of one kind, or of all kinds when None)."""
+
+    origin: str
+    kind: Kind | None
+
+
+class ListEnd(msgspec.Struct, frozen=True, gc=False):
+    """The listing is complete: objects of ``origin`` not upserted since `ListStart` do not exist any more."""
+
+    origin: str
+    kind: Kind | None
+
+
+class Gone(msgspec.Struct, frozen=True, gc=False):
+    """``origin`` (a file) does not exist any more, with all that it said, its problems included."""
+
+    origin: str
+
+
+class Synced(msgspec.Struct, frozen=True, gc=False):
+    """``source`` has said everything that exists once. Nothing is planned before every source is synced."""
+
+    source: str
+
+
+class Problem(msgspec.Struct, frozen=True, gc=False):
+    """Something is wrong with an object, a file or a frontend; the rest keeps working.
+
+    ``message`` is one clear sentence that names the field. ``subject`` names the object (``Service default/shop``), the
+    file or the frontend. ``line`` counts from 1. ``warning`` problems do not make ``spliceway check`` fail.
+    """
+
+    subject: str
+    message: str
+    origin: str = ""
+    line: int | None = None
+    warning: bool = False
+
+    def __str__(self) -> str:
+        where = f"{self.origin}:{self.line}: " if self.line else f"{self.origin}: " if self.origin else ""
+        return f"{where}{self.subject}: {self.message}" if self.subject else f"{where}{self.message}"
+
+
+class Problems(msgspec.Struct, frozen=True, gc=False):
+    """All present problems of ``origin``; replaces what was said of it before (empty: all is well)."""
+
+    origin: str
+    problems: tuple[Problem, ...]
+
+
+Fact = Upsert | Delete | ListStart | ListEnd | Gone | Synced | Problems
+
+# --- desired state: what the plan makes -------------------------------------------------------------------------------
+
+
+class Balance(StrEnum):
+    """How a backend is chosen."""
+
+    MAGLEV = "maglev"
+    RANDOM = "random"
+    ROUND_ROBIN = "round-robin"
+    LEAST_CONN = "least-conn"
+    P2C = "p2c"
+
+
+class Backend(NamedTuple):
+    """One backend of a pool, in the engine's own order of fields (a plain tuple crosses the boundary)."""
+
+    host: str
+    port: int
+    #: relative share of new flows; 0 takes none
+    weight: int = 1
+    #: False: health evidence says to use it only when nothing better is left
+    healthy: bool = True
+
+    @property
+    def address(self) -> Address:
+        return Address(self.host, self.port)
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, gc=False):
+    """When and how often another backend is tried. Times in seconds.
+
+    Defaults: common clients give up after 1 s or more, so ``deadline`` leaves them 100 ms; a Pod network answers a SYN
+    in under 10 ms, so 250 ms without an answer is a lost packet or a dead node; three other backends are tried. The
+    budget allows one retry for each new flow on average: the load on the survivors at most doubles.
+    """
+
+    tries: int = 4
+    connect_timeout: float = 0.25
+    deadline: float = 0.9
+    budget_ratio: float = 1.0
+    budget_reserve: int = 100
+    #: opt-in: hold the first client bytes and send them to another backend when the first one closes or resets before
+    #: it sent anything. Only for protocols whose first message may be repeated.
+    replay: bool = False
+
+
+class PoolSpec(msgspec.Struct, frozen=True, gc=False):
+    """A pool as the engine is to have it. ``name`` is the service port (``default/shop:http``) or the user's name."""
+
+    name: str
+    backends: tuple[Backend, ...]
+    balance: Balance = Balance.MAGLEV
+    retry: RetryPolicy = RetryPolicy()
+    #: seconds that flows to a removed backend may still run; None: until they end (C-01)
+    drain: float | None = None
+
+
+class FrontendVerdict(StrEnum):
+    """What happens to a client of a frontend. Without a usable endpoint it is refused at once (N-01)."""
+
+    SERVE = "serve"
+    REJECT = "reject"
+
+
+class Frontend(msgspec.Struct, frozen=True, gc=False):
+    """An address that clients dial, the pool behind it and the verdict."""
+
+    address: Address
+    pool: str
+    verdict: FrontendVerdict = FrontendVerdict.SERVE
+    protocol: Protocol = Protocol.TCP
+    #: the port stays open without backends, and clients are reset: an embedding program chose it
+    keep_open: bool = False
+
+
+class EndpointStates(msgspec.Struct, frozen=True, gc=False):
+    """How many endpoints of a service port are in which state, before health."""
+
+    ready: int = 0
+    terminating: int = 0
+    unready: int = 0
+
+
+class ServicePlan(msgspec.Struct, frozen=True, gc=False):
+    """Everything that one Service asks for. ``problems`` name what of it cannot be served."""
+
+    key: ObjectKey
+    pools: tuple[PoolSpec, ...] = ()
+    frontends: tuple[Frontend, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    #: by pool name
+    endpoints: tuple[tuple[str, EndpointStates], ...] = ()
+    #: of the Service; decides between two claimants of one address (S-14)
+    created: str = ""
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+class HealthCheck(msgspec.Struct, frozen=True, gc=False):
+    """How backends are checked. Times in seconds.
+
+    ``passive`` probes (by TCP connect) only backends that failed under traffic, until they answer again; ``tcp`` and
+    ``http`` probe all backends all the time; ``off`` uses no evidence at all.
+    """
+
+    kind: str = "passive"
+    interval: float = 5.0
+    timeout: float = 1.0
+    rise: int = 2
+    fall: int = 3
+    path: str = "/"
+    #: probe this port instead of the backend's own
+    port: int | None = None
+    #: HTTP status codes from..to that pass
+    expect: tuple[int, int] = (200, 399)
+
+
+class Target(NamedTuple):
+    """A backend of a pool, as health sees it."""
+
+    pool: str
+    backend: Address
+
+
+class Evidence(msgspec.Struct, frozen=True, gc=False):
+    """One observation about a target, from a probe or from traffic; both enter by the same door."""
+
+    target: Target
+    ok: bool
+    #: ``probe`` or ``traffic``
+    origin: str
+    reason: str = ""
+    #: counts for this many observations in a row (traffic reports consecutive failures at once)
+    count: int = 1
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """Health's opinion on a target changed."""
+
+    target: Target
+    healthy: bool
+    reason: str = ""
+
+
+# --- what the parts tell of themselves ----------------------------------------------------------------------------------
+
+
+class SourceStatistics(msgspec.Struct, frozen=True):
+    """State of one source (a folder or file set, or one kind's watch)."""
+
+    name: str
+    synced: bool
+    #: seconds since it was last heard of (an event, a bookmark, or a file check); grows while the API is silent
+    staleness: float
+    restarts: int = 0
+    errors: int = 0
+    last_error: str = ""
+
+
+class FrontendState(msgspec.Struct, frozen=True):
+    """What became of a frontend: ``serving``, ``rejecting`` (no usable endpoint), or ``failed`` (``message`` says why)."""
+
+    frontend: Frontend
+    state: str
+    message: str = ""
