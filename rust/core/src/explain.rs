@@ -14,7 +14,8 @@ impl Pool {
             let tries = self.retry.tries;
             return format!("not tried: a flow has {tries} {}", if tries == 1 { "try" } else { "tries" });
         }
-        let choice = if rank == 1 { self.first_choice(key) } else { format!("retry {}: {}", rank - 1, self.retry_choice()) };
+        let choice =
+            if rank == 1 { self.first_choice(key) } else { format!("retry {}: {}", rank - 1, self.retry_choice()) };
         match (backend.healthy, self.healthy) {
             (true, _) => choice,
             (false, 0) => format!("{choice}; unhealthy, as are all others"),

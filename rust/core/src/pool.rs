@@ -303,8 +303,11 @@ impl Pool {
     pub fn build(mut spec: PoolSpec, previous: Option<&Self>, tables: &mut TableCache) -> Result<Self, SpecError> {
         check(&mut spec)?;
         let mut known = States::of(previous);
-        let mut backends: Box<[Backend]> =
-            spec.backends.iter().map(|b| Backend { state: known.take(b.address), weight: b.weight, healthy: b.healthy }).collect();
+        let mut backends: Box<[Backend]> = spec
+            .backends
+            .iter()
+            .map(|b| Backend { state: known.take(b.address), weight: b.weight, healthy: b.healthy })
+            .collect();
         arrange(&mut backends, spec.balance);
         let usable = backends.partition_point(|b| b.weight > 0);
         let healthy = backends[..usable].iter().filter(|b| b.healthy).count();
@@ -337,7 +340,9 @@ impl Pool {
     #[inline]
     pub fn pick(&self, key: u64, tried: &[SocketAddr], rng: &mut Rng) -> Option<&Backend> {
         let turn = match self.balance {
-            Balance::RoundRobin => self.state.turn.fetch_add(1, Relaxed),
+            // A retry takes no turn: else each flow that meets a dead backend would lead the next one to it again.
+            Balance::RoundRobin if tried.is_empty() => self.state.turn.fetch_add(1, Relaxed),
+            Balance::RoundRobin => self.state.turn.load(Relaxed),
             _ => 0,
         };
         self.choose(key, tried, rng, turn).map(|index| &self.backends[index])
@@ -353,7 +358,9 @@ impl Pool {
         let mut seen = vec![false; self.backends.len()];
         let turn = self.state.turn.load(Relaxed);
         while tried.len() < self.retry.tries.into() {
-            let Some(index) = self.choose(key, &tried, &mut rng, turn.wrapping_add(tried.len())) else { break };
+            let Some(index) = self.choose(key, &tried, &mut rng, turn.wrapping_add(tried.len())) else {
+                break;
+            };
             if std::mem::replace(&mut seen[index], true) {
                 break; // the only one
             }

@@ -76,8 +76,10 @@ impl RetryPolicy {
 
 /// Tokens are counted in thousandths.
 const TOKEN: u64 = 1000;
-/// A quiet service has its whole reserve back after this long.
-const REFILL: Duration = Duration::from_secs(10);
+/// A quiet service has its whole reserve back after so many milliseconds.
+const REFILL: u64 = 10_000;
+/// Milliseconds between refills; shorter ones would be rounded away.
+const REFILL_STEP: u64 = 100;
 /// A busy service saves up to this many times its reserve (and no fewer tokens than this).
 const CAP_FACTOR: u64 = 10;
 
@@ -128,20 +130,20 @@ impl Budget {
     fn refill(&self, policy: &RetryPolicy, now: Duration) {
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let since = self.refilled.load(Relaxed);
-        if now <= since || self.refilled.compare_exchange(since, now, Relaxed, Relaxed).is_err() {
-            return; // no time passed, or another worker refills
+        let elapsed = now.saturating_sub(since);
+        if elapsed < REFILL_STEP || self.refilled.compare_exchange(since, now, Relaxed, Relaxed).is_err() {
+            return; // too early, or another worker does it
         }
         let whole = reserve(policy);
-        let elapsed = (now - since).min(REFILL.as_millis() as u64);
-        self.add(whole * elapsed / REFILL.as_millis() as u64, whole);
+        self.add(whole * elapsed.min(REFILL) / REFILL, whole);
     }
 
     /// Adds up to `limit`; what is above it already stays.
     fn add(&self, amount: u64, limit: u64) {
         if amount > 0 && self.tokens.load(Relaxed) < limit {
-            let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| {
-                (tokens < limit).then(|| (tokens + amount).min(limit))
-            });
+            let _ = self
+                .tokens
+                .fetch_update(Relaxed, Relaxed, |tokens| (tokens < limit).then(|| (tokens + amount).min(limit)));
         }
     }
 }

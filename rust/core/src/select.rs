@@ -172,12 +172,7 @@ fn least_loaded(backends: &[Backend], tried: &[SocketAddr], rng: &mut Rng) -> Op
 
 /// The less loaded of two different ones drawn by weight.
 #[inline]
-fn less_loaded_of_two(
-    backends: &[Backend],
-    lots: Option<&Lots>,
-    tried: &[SocketAddr],
-    rng: &mut Rng,
-) -> Option<usize> {
+fn less_loaded_of_two(backends: &[Backend], lots: Option<&Lots>, tried: &[SocketAddr], rng: &mut Rng) -> Option<usize> {
     let first = draw(backends, lots, tried, rng)?;
     let second = match lots {
         None if tried.is_empty() && backends.len() > 1 => {
@@ -261,7 +256,9 @@ fn round_turns(weights: &[u64]) -> Vec<u64> {
     let divisor = weights.iter().copied().fold(0, gcd);
     let total: u64 = weights.iter().sum::<u64>() / divisor;
     let longest = LONGEST_ROUND.max(4 * weights.len() as u64);
-    let scale = |weight: u64| if total <= longest { weight } else { (weight * longest / total).max(1) };
+    let scale = |weight: u64| {
+        if total <= longest { weight } else { (weight * longest / total).max(1) }
+    };
     weights.iter().map(|weight| scale(weight / divisor)).collect()
 }
 

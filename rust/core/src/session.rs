@@ -166,10 +166,7 @@ impl Session {
     /// What readiness of `side` is of interest.
     #[must_use]
     pub fn wants(&self, side: Side) -> Wants {
-        Wants {
-            read: self.may_read(side),
-            write: self.phase == Phase::Relaying && self.half(side.peer()).pending > 0,
-        }
+        Wants { read: self.may_read(side), write: self.phase == Phase::Relaying && self.half(side.peer()).pending > 0 }
     }
 
     /// `n` > 0 bytes of `from` were read; they are pending until they are [`written`](Self::written).

@@ -36,7 +36,9 @@ enum Stop {
 impl Worker {
     /// Take connections from listener `number`.
     pub(crate) fn accept(&mut self, number: usize) {
-        let Some(listener) = self.shared().listeners.get(number) else { return };
+        let Some(listener) = self.shared().listeners.get(number) else {
+            return;
+        };
         let slot = listener.slot();
         let mut arrivals = Vec::new();
         let stop = {
@@ -79,7 +81,9 @@ impl Worker {
                     None => socket::reset(client), // its pool is gone, or not there yet
                 },
                 Err(Errno::AGAIN) => return Stop::Served,
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => return Stop::FdLimit,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    return Stop::FdLimit;
+                }
                 Err(_) => {
                     shared.bounds.accept_errors.fetch_add(1, Relaxed);
                 }
@@ -105,7 +109,9 @@ impl Worker {
     /// Make a flow of the connection and dial its first backend.
     pub(crate) fn serve_arrival(&mut self, arrival: Arrival) {
         let Arrival { client, peer, slot, counted } = arrival;
-        let Some(pool) = self.table.load().pool(slot).cloned() else { return socket::reset(client) };
+        let Some(pool) = self.table.load().pool(slot).cloned() else {
+            return socket::reset(client);
+        };
         self.serial = self.serial.wrapping_add(1);
         let entry = self.flows.vacant_entry();
         let id = FlowId { index: entry.key() as u32, serial: self.serial };

@@ -21,7 +21,11 @@ impl Worker {
         for side in [Side::Client, Side::Backend] {
             if let Some(pipe) = flow.lanes[at(side)].pipe.take() {
                 // A pipe whose bytes nobody wants any more must not meet another flow.
-                if flow.session.pending(side) == 0 { self.tools.pipes.give(pipe) } else { self.tools.pipes.discard(pipe) }
+                if flow.session.pending(side) == 0 {
+                    self.tools.pipes.give(pipe)
+                } else {
+                    self.tools.pipes.discard(pipe)
+                }
             }
         }
         let pool = &flow.counted.pool;

@@ -30,10 +30,16 @@ impl Worker {
     /// Dial the next backend of the flow's pool, until an attempt is under way or none is left.
     pub(crate) fn dial(&mut self, id: FlowId) {
         loop {
-            let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return };
-            let Some(dialling) = flow.dialling.as_mut() else { return };
+            let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else {
+                return;
+            };
+            let Some(dialling) = flow.dialling.as_mut() else {
+                return;
+            };
             let pool = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
-            let Some(pool) = pool else { return self.give_up(id, Reason::NoBackend) };
+            let Some(pool) = pool else {
+                return self.give_up(id, Reason::NoBackend);
+            };
             match dialling.dial.next(pool, dialling.key, self.now, &mut self.rng) {
                 Next::GiveUp(reason) => return self.give_up(id, reason),
                 Next::Try { backend, timeout, after } => {
@@ -62,8 +68,12 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else {
             return Attempt::Begun;
         };
-        let Some(dialling) = flow.dialling.as_mut() else { return Attempt::Begun };
-        let Some(target) = dialling.target.as_ref() else { return Attempt::Failed };
+        let Some(dialling) = flow.dialling.as_mut() else {
+            return Attempt::Begun;
+        };
+        let Some(target) = dialling.target.as_ref() else {
+            return Attempt::Failed;
+        };
         dialling.began = now;
         match socket::connect_start(target.0.address) {
             Ok((fd, true)) => {
@@ -119,8 +129,12 @@ impl Worker {
     /// The time of an attempt is over.
     pub(crate) fn dial_timed_out(&mut self, id: FlowId, attempt: u32) {
         let now = self.now;
-        let Some(flow) = self.flow(id).filter(|flow| flow.session.dialling()) else { return };
-        let Some(dialling) = flow.dialling.as_ref().filter(|d| d.attempt == attempt) else { return };
+        let Some(flow) = self.flow(id).filter(|flow| flow.session.dialling()) else {
+            return;
+        };
+        let Some(dialling) = flow.dialling.as_ref().filter(|d| d.attempt == attempt) else {
+            return;
+        };
         let waited = now.saturating_sub(dialling.began);
         self.blame(id, &format!("no answer within {} ms", waited.as_millis()));
         self.dial(id);
@@ -128,7 +142,9 @@ impl Worker {
 
     /// The wait before an attempt is over.
     pub(crate) fn dial_waited(&mut self, id: FlowId, attempt: u32) {
-        let Some(flow) = self.flow(id).filter(|flow| flow.session.dialling() && flow.backend.is_none()) else { return };
+        let Some(flow) = self.flow(id).filter(|flow| flow.session.dialling() && flow.backend.is_none()) else {
+            return;
+        };
         if flow.dialling.as_ref().is_some_and(|d| d.attempt == attempt)
             && let Attempt::Failed = self.connect(id)
         {
@@ -139,9 +155,15 @@ impl Worker {
     /// The backend's connection stands: relay.
     fn connected(&mut self, id: FlowId) {
         let now = self.shared().now();
-        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return };
-        let Some(dialling) = flow.dialling.as_mut() else { return };
-        let Some(target) = dialling.target.take() else { return };
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else {
+            return;
+        };
+        let Some(dialling) = flow.dialling.as_mut() else {
+            return;
+        };
+        let Some(target) = dialling.target.take() else {
+            return;
+        };
         let pool = &flow.counted.pool;
         pool.observe_connect(now.saturating_sub(dialling.began));
         if dialling.attempt > 1 {
@@ -149,8 +171,8 @@ impl Worker {
         }
         target.0.flows.fetch_add(1, Relaxed);
         let backend = target.0.address;
-        let recovered = target.0.consecutive_failures.load(Relaxed) > 0
-            && target.0.consecutive_failures.swap(0, Relaxed) > 0;
+        let recovered =
+            target.0.consecutive_failures.load(Relaxed) > 0 && target.0.consecutive_failures.swap(0, Relaxed) > 0;
         flow.serving = Some(target);
         flow.session.connected();
         flow.lanes[at(Side::Client)].buffer.clone_from(&dialling.held);
@@ -160,7 +182,9 @@ impl Worker {
         if recovered {
             self.report(id, EventKind::ConnectRecovered, Some(backend), "connected", 1);
         }
-        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(id.index as usize) else {
+            return;
+        };
         let step = relay::pump(flow, Side::Client, &mut self.tools);
         self.carry_out(id, step);
     }
@@ -190,7 +214,9 @@ impl Worker {
         let Some(flow) = self.flow(id) else { return };
         flow.watched[at(Side::Backend)] = None;
         flow.backend = None;
-        let Some(target) = flow.dialling.as_mut().and_then(|d| d.target.take()) else { return };
+        let Some(target) = flow.dialling.as_mut().and_then(|d| d.target.take()) else {
+            return;
+        };
         target.0.connect_failures.fetch_add(1, Relaxed);
         let failures = target.0.consecutive_failures.fetch_add(1, Relaxed) + 1;
         self.report(id, EventKind::ConnectFailed, Some(target.0.address), reason, failures.into());
@@ -210,7 +236,9 @@ impl Worker {
     }
 
     fn report(&mut self, id: FlowId, kind: EventKind, backend: Option<std::net::SocketAddr>, reason: &str, count: u64) {
-        let Some(slot) = self.flow(id).map(|flow| flow.slot) else { return };
+        let Some(slot) = self.flow(id).map(|flow| flow.slot) else {
+            return;
+        };
         let mut event = Event::new(kind, reason).times(count);
         if let Some(pool) = self.table.load().pool(slot) {
             event = event.of(&pool.name, backend);

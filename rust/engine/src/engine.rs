@@ -67,7 +67,8 @@ impl Engine {
     /// A size that is out of range, or no descriptor left.
     pub fn new(config: Config) -> Result<Self, EngineError> {
         config.validate()?;
-        let shared = Shared::new(config).map_err(|source| EngineError::Io { what: "cannot make the engine", source })?;
+        let shared =
+            Shared::new(config).map_err(|source| EngineError::Io { what: "cannot make the engine", source })?;
         Ok(Self { shared: Arc::new(shared), registry: Mutex::default(), threads: Mutex::default() })
     }
 
@@ -246,7 +247,9 @@ impl Engine {
     pub fn close(&self, deadline: Duration) {
         let before = std::mem::replace(&mut *lock(&self.threads), Threads::Closed);
         self.stop();
-        let Threads::Running(handles, all_done) = before else { return };
+        let Threads::Running(handles, all_done) = before else {
+            return;
+        };
         let until = Instant::now() + deadline;
         // Nothing is ever sent: the channel ends when the last worker has.
         while let Ok(()) = all_done.recv_timeout(until.saturating_duration_since(Instant::now())) {}

@@ -82,7 +82,9 @@ impl Registry {
             slots[slot as usize] = Some(Arc::new(pool));
         }
         for name in removes {
-            let Some(slot) = self.slot(name) else { continue };
+            let Some(slot) = self.slot(name) else {
+                continue;
+            };
             if let Some(pool) = slots.get_mut(slot as usize).and_then(Option::take) {
                 drain = earliest(drain, remove(&pool, now));
             }
@@ -135,4 +137,3 @@ fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
         (a, b) => a.or(b),
     }
 }
-

@@ -59,17 +59,29 @@ pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
 }
 
 /// A socket is in error or shut down in both directions, and moving bytes did not tell why.
-pub(crate) fn failed(flow: &mut Flow, side: Side) -> Step {
-    let error = flow.socket(side).and_then(socket::take_error);
-    let idle = !flow.session.may_read(side) && flow.session.pending(side.peer()) == 0;
-    if error.is_some() || idle { flow.session.read_failed(side) } else { Step::Go }
+///
+/// A peer that has sent all, while its bytes wait for the slower side, is no failure: but its hang-up would be told again
+/// and again, so the caller must not watch the socket until more may be read. `None` says so.
+pub(crate) fn failed(flow: &mut Flow, side: Side) -> Option<Step> {
+    if flow.socket(side).and_then(socket::take_error).is_some() {
+        return Some(flow.session.read_failed(side));
+    }
+    if flow.session.may_read(side) {
+        return Some(Step::Go); // its turn was over: it goes on with the next wait
+    }
+    if flow.session.pending(side) > 0 {
+        return None;
+    }
+    Some(flow.session.read_failed(side))
 }
 
 fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
     let holding = flow.session.holding();
     let streak = flow.lanes[at(from)].streak;
     let size = READ_SIZES[usize::from(streak).min(READ_SIZES.len() - 1)];
-    let Some(source) = flow.socket(from) else { return Moved::Blocked };
+    let Some(source) = flow.socket(from) else {
+        return Moved::Blocked;
+    };
     let n = match socket::read(source, &mut tools.scratch[..size]) {
         Ok(0) => return Moved::Step(flow.session.read_end(from)),
         Ok(n) => n,
@@ -111,7 +123,9 @@ fn hold(flow: &mut Flow, from: Side, bytes: &[u8]) {
 /// Write what fits of `bytes`, which came from `from`.
 fn write(flow: &mut Flow, from: Side, bytes: &[u8]) -> Result<(usize, Step), Step> {
     let to = from.peer();
-    let Some(destination) = flow.socket(to) else { return Ok((0, Step::Go)) };
+    let Some(destination) = flow.socket(to) else {
+        return Ok((0, Step::Go));
+    };
     match socket::write(destination, bytes) {
         Ok(n) => {
             count(flow, from, n);
@@ -133,7 +147,9 @@ fn splice(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
             }
         }
     }
-    let (Some(source), Some(pipe)) = (flow.socket(from), &flow.lanes[at(from)].pipe) else { return Moved::Blocked };
+    let (Some(source), Some(pipe)) = (flow.socket(from), &flow.lanes[at(from)].pipe) else {
+        return Moved::Blocked;
+    };
     let n = match pipe.fill(source, PIPE_SIZE) {
         Ok(0) => return Moved::Step(flow.session.read_end(from)),
         Ok(n) => n,
@@ -167,7 +183,9 @@ fn copy_instead(lane: &mut Lane) {
 fn flush(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
     while flow.session.pending(from) > 0 {
         let lane = &flow.lanes[at(from)];
-        let Some(destination) = flow.socket(from.peer()) else { return Step::Go };
+        let Some(destination) = flow.socket(from.peer()) else {
+            return Step::Go;
+        };
         let written = match &lane.pipe {
             Some(pipe) if lane.buffer.is_empty() => pipe.drain(destination, flow.session.pending(from)),
             _ => socket::write(destination, &lane.buffer[lane.start..]),

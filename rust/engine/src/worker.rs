@@ -157,7 +157,9 @@ impl Worker {
     }
 
     fn flow_ready(&mut self, id: FlowId, side: Side, ready: Ready) {
-        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return };
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else {
+            return;
+        };
         if flow.session.dialling() {
             return self.dial_ready(id, side, ready);
         }
@@ -169,7 +171,10 @@ impl Worker {
             step = relay::pump(flow, side.peer(), &mut self.tools);
         }
         if step == Step::Go && ready.failed {
-            step = relay::failed(flow, side);
+            step = relay::failed(flow, side).unwrap_or_else(|| {
+                mute(flow, side, &self.tools.shared.doors[self.number]);
+                Step::Go
+            });
         }
         self.carry_out(id, step);
     }
@@ -195,11 +200,13 @@ impl Worker {
 
     /// Tell the poll what is of interest about one socket, if that has changed.
     pub(crate) fn watch(&mut self, id: FlowId, side: Side) {
-        let Some(flow) = self.flows.get_mut(id.index as usize) else { return };
+        let Some(flow) = self.flows.get_mut(id.index as usize) else {
+            return;
+        };
         let wants = flow.session.wants(side);
         let interest = Interest { read: wants.read, write: wants.write };
         let before = flow.watched[at(side)];
-        if before == Some(interest) {
+        if before == Some(interest) || before.is_none() && interest == Interest::NONE {
             return;
         }
         flow.watched[at(side)] = Some(interest);
@@ -212,6 +219,15 @@ impl Worker {
             let step = flow.session.cut();
             self.carry_out(id, step);
         }
+    }
+}
+
+/// Hear nothing of a socket until its interest changes.
+fn mute(flow: &mut Flow, side: Side, door: &Door) {
+    if flow.watched[at(side)].take().is_some()
+        && let Some(fd) = flow.socket(side)
+    {
+        let _ = door.poll.remove(fd);
     }
 }
 

@@ -1,0 +1,186 @@
+"""Every bound holds, is counted when it bites, and is recovered from."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from spliceway._engine import Engine
+from support.child import run_child
+from support.rig import Backend, echo, read_exactly, reset, rig, wait_until
+
+# An echo server that holds thousands of connections in one thread; it prints its port and ends with its standard input.
+ECHO_SERVER = """
+import selectors, socket, sys, threading, os
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+print(listener.getsockname()[1], flush=True)
+poll = selectors.EpollSelector()
+poll.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in poll.select():
+        if key.fileobj is listener:
+            poll.register(listener.accept()[0], selectors.EVENT_READ)
+            continue
+        data = key.fileobj.recv(4096)
+        if data:
+            key.fileobj.sendall(data)
+        else:
+            poll.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+
+
+def test_5000_flows_at_once() -> None:
+    """A busy gateway holds thousands of connections, and each keeps working."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ECHO_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with rig([("127.0.0.1", port)]) as r:
+            clients = [r.connect() for _ in range(5000)]
+            for turn in range(2):
+                for number, client in enumerate(clients):
+                    client.sendall(struct.pack("!II", number, turn))
+                for number, client in enumerate(clients):
+                    assert read_exactly(client, 8) == struct.pack("!II", number, turn)
+            assert r.engine.counters().flows == 5000
+            for client in clients:
+                client.close()
+            r.wait_idle()
+            assert r.counters().failed == 0
+        server.stdin.close()
+
+
+def test_the_flow_limit_makes_clients_wait_and_loses_none() -> None:
+    """At the limit new clients wait in the kernel's queue; they are served as soon as others end."""
+    with Backend(echo) as backend, rig([backend.address], max_flows=10) as r:
+        clients = [r.connect() for _ in range(30)]
+        wait_until(lambda: r.engine.counters().paused, "the pause")
+        assert r.engine.counters().flows <= 11  # each of the workers may be one ahead
+        for client in clients:
+            client.sendall(b"x")
+        for client in clients:
+            assert client.recv(1) == b"x"
+            client.close()
+        r.wait_idle()
+        wait_until(lambda: not r.engine.counters().paused, "accepting to go on")
+        assert r.engine.counters().flow_limit_hits > 0
+        kinds = [event.kind for event in r.engine.take_events()]
+        assert "paused" in kinds
+        assert "resumed" in kinds
+
+
+FD_LIMIT = """
+import resource, socket, sys
+from support.rig import Backend, echo, rig, wait_until
+import subprocess
+server = subprocess.Popen([sys.executable, "-c", sys.argv[1] if len(sys.argv) > 1 else ECHO],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+port = int(server.stdout.readline())
+with rig([("127.0.0.1", port)]) as r:
+    clients = [r.connect() for _ in range(40)]
+    for client in clients:
+        client.sendall(b"a")
+        assert client.recv(1) == b"a"
+    used = max(c.fileno() for c in clients) + 50
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            clients.append(r.connect())
+    except OSError:
+        pass  # our own limit: the engine shares it
+    wait_until(lambda: r.engine.counters().fd_limit_hits > 0 or r.engine.counters().paused, "the limit to bite")
+    for client in clients[:40]:  # what stands goes on
+        client.sendall(b"b")
+        assert client.recv(1) == b"b"
+    for client in clients[20:]:
+        client.close()
+    wait_until(lambda: not r.engine.counters().paused, "accepting to go on")
+    def works():
+        with r.connect() as client:
+            client.sendall(b"c")
+            try:
+                return client.recv(1) == b"c"
+            except ConnectionResetError:
+                return False  # its dial came too early
+    wait_until(works, "new flows to be served")
+    for client in clients[:20]:
+        client.sendall(b"d")
+        assert client.recv(1) == b"d"
+        client.close()
+    assert r.engine.counters().worker_panics == 0
+server.stdin.close()
+server.wait(10)
+"""
+
+
+def test_the_descriptor_limit_is_survived() -> None:
+    """Out of descriptors, the engine stops accepting, keeps serving what stands, and recovers; it never crashes or spins."""
+    run_child(f"ECHO = {ECHO_SERVER!r}\n" + FD_LIMIT)
+
+
+def test_pipes_run_out_and_bytes_are_copied() -> None:
+    """Without pipes, bulk data still arrives, by copying, and the bound is counted."""
+    with Backend(echo) as backend, rig([backend.address], max_pipes=0) as r, r.connect() as client:
+        block = bytes(range(256)) * 4096
+        for _ in range(16):
+            client.sendall(block)
+            assert read_exactly(client, len(block)) == block
+        assert r.engine.counters().pipe_limit_hits > 0
+
+
+def test_the_event_ring_is_bounded() -> None:
+    """A host that never takes events must not grow, and must be able to tell that it missed some."""
+    with rig([], event_capacity=3) as r:
+        for _ in range(10):
+            with pytest.raises(ConnectionResetError), r.connect() as client:
+                client.recv(1)
+        wait_until(lambda: r.engine.counters().events_dropped == 7, "seven events to be dropped")
+        assert len(r.engine.take_events()) == 3
+
+
+def test_bad_sizes_and_pools_are_named() -> None:
+    """A typing error in a host's code must be told in words, and must change nothing."""
+    for field in ("workers", "max_flows", "max_pipes", "event_capacity"):
+        with pytest.raises(ValueError, match=field):
+            Engine(**{field: -1})
+    with pytest.raises(ValueError, match="max_flows must be 1 to"):
+        Engine(max_flows=0)
+    with Backend(echo) as backend, rig([backend.address]) as r:
+        good = (4, 0.25, 0.9, 1.0, 100, False)
+        bad = [
+            (("p", "fastest", good, None, ()), "fastest"),
+            (("p", "maglev", (0, 0.25, 0.9, 1.0, 100, False), None, ()), "tries"),
+            (("p", "maglev", (4, -1.0, 0.9, 1.0, 100, False), None, ()), "connect_timeout"),
+            (("p", "maglev", (4, 0.25, float("nan"), 1.0, 100, False), None, ()), "deadline"),
+            (("p", "maglev", good, -1.0, ()), "drain"),
+            (("p", "maglev", good, None, (("10.0.0.256", 1, 1, True),)), "10.0.0.256"),
+            (("p", "maglev", good, None, (("10.0.0.1", 0, 1, True),)), "port"),
+            (("p", "maglev", good, None, (("10.0.0.1", 65_536, 1, True),)), "port"),
+            (("p", "maglev", good, None, (("10.0.0.1", 1, -1, True),)), "weight"),
+            (("p", "maglev", good, None, (("0.0.0.0", 1, 1, True),)), "0.0.0.0"),
+        ]
+        for upsert, words in bad:
+            with pytest.raises(ValueError, match="pool p") as caught:
+                r.engine.apply([upsert], ["p"], 99)
+            assert words in str(caught.value)
+        assert r.engine.generation == 1
+        with r.connect() as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+
+
+def test_a_client_that_resets_before_it_is_served() -> None:
+    """Port scanners and impatient clients must leave nothing behind."""
+    with Backend(echo) as backend, rig([backend.address]) as r:
+        for _ in range(200):
+            reset(r.connect())
+        r.wait_idle()
+        wait_until(lambda: r.counters().active == 0, "the counters to be even")
+        assert all(b.active == 0 for b in r.counters().backends)

@@ -1,0 +1,216 @@
+"""What a client and a backend see of each other through the engine: every byte, every end, every reset."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import socket
+import threading
+
+import pytest
+
+from support.rig import PATIENCE, Backend, echo, read_all, reset, rig, wait_until
+
+MIB = 1 << 20
+
+
+def test_half_close_keeps_the_slow_reply() -> None:
+    """A client that shuts its sending side down (curl, nc, git) must still get the whole reply."""
+    reply = random.Random(1).randbytes(8 * MIB)
+
+    def slow(connection: socket.socket) -> None:
+        request = read_all(connection)  # ends only when the half-close is passed on
+        assert request == b"give me all"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        for start in range(0, len(reply), 50_000):
+            connection.sendall(reply[start : start + 50_000])
+
+    with Backend(slow) as backend, rig([backend.address]) as r, r.connect() as client:
+        client.sendall(b"give me all")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == reply
+        r.wait_idle()
+        assert r.counters().ended_closed == 1
+
+
+def test_backend_half_close_keeps_the_upload() -> None:
+    """A backend that ends its reply first must still get the rest of what the client sends."""
+    received: list[bytes] = []
+
+    def early(connection: socket.socket) -> None:
+        connection.sendall(b"hi")
+        connection.shutdown(socket.SHUT_WR)
+        received.append(read_all(connection))
+
+    upload = random.Random(2).randbytes(3 * MIB)
+    with Backend(early) as backend, rig([backend.address]) as r, r.connect() as client:
+        assert read_all(client) == b"hi"
+        client.sendall(upload)
+        client.shutdown(socket.SHUT_WR)
+        wait_until(lambda: bool(received), "the backend to have all")
+        assert received[0] == upload
+
+
+@pytest.mark.parametrize("warm", [0, 1, 5 * MIB])
+def test_backend_reset_reaches_the_client_as_reset(warm: int) -> None:
+    """A crash of the backend must look like a crash, not like a complete reply."""
+    begun = threading.Event()
+
+    def crash(connection: socket.socket) -> None:
+        connection.sendall(bytes(warm))
+        begun.wait(PATIENCE)
+        reset(connection)
+
+    with Backend(crash) as backend, rig([backend.address]) as r, r.connect() as client:
+        left = warm
+        while left:
+            left -= len(client.recv(min(left, MIB)))
+        begun.set()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        r.wait_idle()
+        assert r.counters().ended_backend_reset == 1
+
+
+def test_client_reset_reaches_the_backend_as_reset() -> None:
+    """A client that aborts must free the backend at once."""
+    outcome: list[str] = []
+
+    def watch(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(10))
+        try:
+            connection.recv(1)
+            outcome.append("end")
+        except ConnectionResetError:
+            outcome.append("reset")
+
+    with Backend(watch) as backend, rig([backend.address]) as r:
+        client = r.connect()
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        reset(client)
+        wait_until(lambda: bool(outcome), "the backend to see an end")
+        assert outcome == ["reset"]
+        r.wait_idle()
+        assert r.counters().ended_client_reset == 1
+
+
+def test_one_byte_at_a_time() -> None:
+    """An interactive session (ssh, telnet) must not lose or wait for a byte."""
+    with Backend(echo) as backend, rig([backend.address]) as r, r.connect() as client:
+        for n in range(2000):
+            byte = bytes([n % 256])
+            client.sendall(byte)
+            assert client.recv(1) == byte
+    assert backend.accepted == 1
+
+
+@pytest.mark.parametrize("flows", [1, 4])
+def test_64_mib_both_ways_arrive_unchanged(flows: int) -> None:
+    """Bulk data in both directions at once must arrive complete and in order, by copy and by splice."""
+    size = 64 * MIB // flows
+    with Backend(echo) as backend, rig([backend.address]) as r:
+
+        def transfer(seed: int) -> None:
+            block = random.Random(seed).randbytes(MIB)
+            sent, got = hashlib.sha256(), hashlib.sha256()
+            with r.connect() as client:
+
+                def send() -> None:
+                    for _ in range(size // MIB):
+                        client.sendall(block)
+                        sent.update(block)
+                    client.shutdown(socket.SHUT_WR)
+
+                sender = threading.Thread(target=send)
+                sender.start()
+                while chunk := client.recv(MIB):
+                    got.update(chunk)
+                sender.join()
+            assert sent.digest() == got.digest()
+            passed.append(seed)
+
+        passed: list[int] = []
+        threads = [threading.Thread(target=transfer, args=(seed,)) for seed in range(flows)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(passed) == list(range(flows))
+        r.wait_idle()
+        counters = r.counters()
+        assert (counters.bytes_in, counters.bytes_out) == (size * flows, size * flows)
+
+
+def test_backend_that_accepts_and_closes() -> None:
+    """A backend that closes at once ends the client's connection in order; the engine does not retry on its own."""
+    with Backend(lambda connection: None) as backend, rig([backend.address]) as r, r.connect() as client:
+        assert client.recv(1) == b""
+        client.close()
+        r.wait_idle()
+        assert (backend.accepted, r.counters().retries) == (1, 0)
+
+
+def test_a_stalled_reader_stops_the_writer_and_costs_nobody_else() -> None:
+    """One client that does not read must neither fill the node's memory nor slow other clients down."""
+    sent = [0]
+
+    def pour(connection: socket.socket) -> None:
+        connection.setblocking(True)
+        connection.settimeout(PATIENCE)
+        if connection.recv(1) == b"p":
+            while True:
+                sent[0] += connection.send(bytes(MIB))
+        else:
+            connection.sendall(b"ok")
+
+    with Backend(pour) as backend, rig([backend.address], workers=1) as r:
+        stalled = r.connect()
+        stalled.sendall(b"p")
+        level = -1
+
+        def settled() -> bool:
+            nonlocal level
+            for _ in range(20):
+                with r.connect() as other:
+                    other.sendall(b"x")
+                    assert other.recv(2) == b"ok"
+            before, level = level, sent[0]
+            return before == level > 0
+
+        wait_until(settled, "the writer to be held back")
+        assert sent[0] < 64 * MIB
+        reset(stalled)
+        r.wait_idle()
+
+
+def test_garbage_and_sudden_ends_never_stop_a_worker() -> None:
+    """Nothing that a client or a backend sends, or fails to send, may crash or stall the engine."""
+    random_source = random.Random(7)
+
+    def erratic(connection: socket.socket) -> None:
+        choice = random_source.random()
+        if choice < 0.3:
+            return reset(connection)
+        connection.recv(random_source.choice([1, 100, MIB]))
+        if choice < 0.6:
+            connection.sendall(random_source.randbytes(random_source.choice([1, 70_000])))
+        if choice < 0.8:
+            connection.shutdown(socket.SHUT_WR)
+        return None
+
+    with Backend(erratic) as bad, Backend(echo) as good, rig([bad.address]) as r:
+        for _ in range(400):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                client = stack.enter_context(r.connect())
+                client.sendall(random_source.randbytes(random_source.choice([0, 1, 50_000])))
+                if random_source.random() < 0.5:
+                    client.shutdown(socket.SHUT_WR)
+                    client.recv(10)
+                reset(client) if random_source.random() < 0.5 else client.close()
+        r.wait_idle()
+        r.apply([good.address])
+        with r.connect() as client:
+            client.sendall(b"still here")
+            assert client.recv(20) == b"still here"
