@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,10 @@ from support.rig import Backend, echo, listening, named, policy, rig, wait_until
 
 def test_nothing_runs_before_start_and_after_close() -> None:
     """An engine that is only made has no threads; one that is closed says so."""
-    threads = lambda: set(os.listdir("/proc/self/task"))  # noqa: E731
+
+    def threads() -> set[Path]:
+        return set(Path("/proc/self/task").iterdir())
+
     before = threads()
     engine = Engine(workers=3)
     assert threads() == before

@@ -121,7 +121,7 @@ server.wait(10)
 
 
 def test_the_descriptor_limit_is_survived() -> None:
-    """Out of descriptors, the engine stops accepting, keeps serving what stands, and recovers; it never crashes or spins."""
+    """Out of descriptors, the engine stops accepting, keeps serving what stands, and recovers; it never crashes."""
     run_child(f"ECHO = {ECHO_SERVER!r}\n" + FD_LIMIT)
 
 

@@ -53,7 +53,8 @@ pub enum End {
 pub enum Step {
     /// Nothing special: go on moving bytes.
     Go,
-    /// Half-close the socket of this side (no more bytes will be written to it), then ask [`Session::after_shutdown`].
+    /// Half-close the socket of this side (no more bytes will be written to it), unless [`Session::after_shutdown`] says
+    /// that the session has ended.
     Shutdown(Side),
     /// Drop the backend's connection and dial another: the bytes held are pending again.
     Redial,
@@ -220,7 +221,7 @@ impl Session {
         Step::Shutdown(from.peer())
     }
 
-    /// The half-close that [`Step::Shutdown`] asked for was done.
+    /// What follows the half-close that [`Step::Shutdown`] asks for: `Go`, or the end of the session.
     pub fn after_shutdown(&mut self) -> Step {
         if self.up.finished() && self.down.finished() { self.end(End::Closed) } else { Step::Go }
     }

@@ -186,9 +186,12 @@ impl Worker {
             match step {
                 Step::Go => break,
                 Step::Shutdown(side) => {
-                    // It fails only on a connection that was reset meanwhile, which its readiness will tell.
-                    let _ = flow.socket(side).map(socket::shutdown_write);
                     step = flow.session.after_shutdown();
+                    // When both directions have ended, closing says the same with one call less.
+                    if step == Step::Go {
+                        // It fails only on a connection that was reset meanwhile, which its readiness will tell.
+                        let _ = flow.socket(side).map(socket::shutdown_write);
+                    }
                 }
                 Step::Redial => return self.replay(id),
                 Step::End(end) => return self.finish(id, end),
