@@ -14,6 +14,7 @@
 //! - [`histogram`]: connect times in fixed buckets
 #![forbid(unsafe_code)]
 
+mod budget;
 mod explain;
 pub mod hash;
 pub mod histogram;
@@ -23,3 +24,5 @@ pub mod retry;
 pub mod rng;
 pub mod select;
 pub mod session;
+mod spec;
+mod state;

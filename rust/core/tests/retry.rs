@@ -184,11 +184,11 @@ fn the_only_backend_is_tried_again_after_growing_waits() {
 fn the_last_try_gets_all_that_is_left() {
     let two = build(spec(Balance::Maglev, backends(&[1, 1])));
     let (list, reason) = attempts(&two, |made| MS * 250 * made as u32);
-    assert_eq!((list, reason), (vec![(MS * 0, MS * 250), (MS * 0, MS * 650)], Reason::AllTried));
+    assert_eq!((list, reason), (vec![(Duration::ZERO, MS * 250), (Duration::ZERO, MS * 650)], Reason::AllTried));
     let retry = RetryPolicy { tries: 2, ..RetryPolicy::default() };
     let many = build(PoolSpec { retry, ..spec(Balance::Random, backends(&[1; 9])) });
     let (list, reason) = attempts(&many, |made| MS * 10 * made as u32);
-    assert_eq!((list, reason), (vec![(MS * 0, MS * 250), (MS * 0, MS * 890)], Reason::TriesUsed));
+    assert_eq!((list, reason), (vec![(Duration::ZERO, MS * 250), (Duration::ZERO, MS * 890)], Reason::TriesUsed));
 }
 
 // Without it, an outage of all backends would multiply the load by the number of tries.

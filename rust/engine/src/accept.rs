@@ -1,5 +1,6 @@
 //! Taking connections from listeners, giving them to the least busy worker, and pausing at a limit.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -66,7 +67,7 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, listener: &std::os::fd::OwnedFd, slot: u32, arrivals: &mut Vec<Arrival>) -> Stop {
+    fn take(&mut self, listener: &OwnedFd, slot: u32, arrivals: &mut Vec<Arrival>) -> Stop {
         let shared = Arc::clone(self.shared());
         for _ in 0..self.accept_burst {
             if shared.flows.load(Relaxed) >= shared.config.max_flows {
@@ -164,19 +165,35 @@ impl Worker {
         }
         if shared.flows.load(Relaxed) < shared.config.max_flows {
             let parked = std::mem::take(&mut self.parked);
-            watch(&shared, self.number, &parked);
+            // At the limit of watches the other workers go on accepting.
+            let _ = watch(&shared, self.number, &parked);
         }
         self.timers.add(self.now + PAUSE, Due::Unpark);
     }
 }
 
-/// Let worker `number` watch `listeners`.
-pub(crate) fn watch(shared: &Shared, number: usize, listeners: &[usize]) {
+/// Let worker `number` watch `listeners`; those that were removed meanwhile are left out.
+///
+/// # Errors
+/// `ENOSPC` at the user's limit of watches.
+pub(crate) fn watch(shared: &Shared, number: usize, listeners: &[usize]) -> Result<(), Errno> {
     for &index in listeners {
-        if let Some(listener) = shared.listeners.get(index)
-            && let Some(fd) = listener.socket().as_ref()
-        {
-            let _ = shared.doors[number].poll.add_exclusive(fd, Token::Listener(index).encode());
+        let Some(listener) = shared.listeners.get(index) else { continue };
+        let socket = listener.socket();
+        let Some(fd) = socket.as_ref() else { continue };
+        match shared.doors[number].poll.add_exclusive(fd, Token::Listener(index).encode()) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
         }
+    }
+    Ok(())
+}
+
+/// Send the connections that wait in the queue of a listener to a worker: closing the listener would reset them.
+pub(crate) fn rescue(shared: &Arc<Shared>, listener: &OwnedFd, slot: u32) {
+    while let Ok((client, peer)) = socket::accept(listener) {
+        let Some(pool) = shared.table.load().pool(slot).cloned() else { return };
+        let arrival = Arrival { client, peer, slot, counted: Counted::new(shared, &pool.state) };
+        shared.doors[shared.least_loaded()].send(Message::Serve(arrival));
     }
 }

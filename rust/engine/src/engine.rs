@@ -127,7 +127,10 @@ impl Engine {
         let slot = lock(&self.registry).attach(pool);
         let number = self.shared.listeners.add(fd, slot);
         for worker in 0..self.shared.doors.len() {
-            accept::watch(&self.shared, worker, &[number]);
+            if let Err(errno) = accept::watch(&self.shared, worker, &[number]) {
+                let _ = self.remove_listener(number);
+                return Err(io(errno.into()));
+            }
         }
         Ok(number)
     }
@@ -145,14 +148,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Close `listener` before returning.
+    /// Close `listener` before returning. Connections that wait in its queue are served.
     ///
     /// # Errors
     /// No such listener.
     pub fn remove_listener(&self, listener: usize) -> Result<(), EngineError> {
         let mut registry = lock(&self.registry);
         let entry = self.shared.listeners.take(listener).ok_or(EngineError::UnknownListener(listener))?;
-        drop(entry.socket().take());
+        if let Some(socket) = entry.socket().take() {
+            accept::rescue(&self.shared, &socket, entry.slot());
+        }
         registry.detach(entry.slot());
         Ok(())
     }
@@ -258,6 +263,11 @@ impl Engine {
                 let _ = handle.join();
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn stop(&self) {

@@ -38,6 +38,9 @@ pub(crate) enum Message {
     CutLeavingAt(Duration),
     /// Cut the flows of a drain at its deadline.
     CutDrainAt(Duration, Arc<Drain>),
+    /// Panic, to show that it is survived.
+    #[cfg(test)]
+    Panic,
 }
 
 /// A worker as others see it.

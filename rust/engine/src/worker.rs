@@ -13,6 +13,7 @@ use spliceway_io::pipe::PipePool;
 use spliceway_io::poll::{Batch, Interest, Ready};
 use spliceway_io::socket;
 
+use crate::accept;
 use crate::events::{Event, EventKind};
 use crate::flow::{Flow, FlowId, Token, at};
 use crate::relay::{self, SCRATCH};
@@ -66,7 +67,7 @@ pub(crate) fn run(shared: &Arc<Shared>, number: usize) {
                 if paused {
                     shared.resume();
                 }
-                crate::accept::watch(shared, number, &parked);
+                let _ = accept::watch(shared, number, &parked);
             }
         }
     }
@@ -135,6 +136,8 @@ impl Worker {
                 Message::Serve(arrival) => self.serve_arrival(arrival),
                 Message::CutLeavingAt(at) => self.timers.add(at, Due::CutLeaving),
                 Message::CutDrainAt(at, drain) => self.timers.add(at, Due::CutDrain(drain)),
+                #[cfg(test)]
+                Message::Panic => panic!("as the test asked"),
             }
         }
     }
@@ -238,4 +241,64 @@ fn mute(flow: &mut Flow, side: Side, door: &Door) {
 fn seed(number: usize) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::IntoRawFd;
+    use std::time::{Duration, Instant};
+
+    use spliceway_core::pool::{BackendSpec, Balance, PoolSpec};
+    use spliceway_core::retry::RetryPolicy;
+
+    use crate::events::EventKind;
+    use crate::shared::Message;
+    use crate::{Config, Engine};
+
+    fn echo_once(address: std::net::SocketAddr) -> std::io::Result<()> {
+        let mut client = TcpStream::connect(address)?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
+        client.write_all(b"x")?;
+        client.read_exact(&mut [0])
+    }
+
+    /// A bug in one worker must cost its own flows only: the process, and all that comes later, goes on.
+    #[test]
+    fn a_worker_that_panics_is_started_again() {
+        let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+        let backends = vec![BackendSpec { address: backend.local_addr().unwrap(), weight: 1, healthy: true }];
+        std::thread::spawn(move || {
+            for connection in backend.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut byte = [0];
+                    let _ = (&connection).read_exact(&mut byte).and_then(|()| (&connection).write_all(&byte));
+                });
+            }
+        });
+        let engine = Engine::new(Config { workers: 1, ..Config::default() }).unwrap();
+        engine.start().unwrap();
+        let retry = RetryPolicy::default();
+        let spec = PoolSpec { name: "p".into(), balance: Balance::Maglev, retry, drain: None, backends };
+        engine.apply(vec![spec], &[], 1).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        engine.add_listener(listener.into_raw_fd(), "p").unwrap();
+        echo_once(address).unwrap();
+        let mut idle = TcpStream::connect(address).unwrap();
+        engine.shared().doors[0].send(Message::Panic);
+        let _ = idle.read(&mut [0]); // its flow is lost, and it is told
+        echo_once(address).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while engine.counters(false).flows > 0 {
+            assert!(Instant::now() < until, "flows must not stay counted");
+            std::thread::yield_now();
+        }
+        assert_eq!(engine.counters(false).worker_panics, 1);
+        assert!(
+            engine.take_events(10).iter().any(|e| e.kind == EventKind::WorkerDied && e.reason == "as the test asked")
+        );
+        engine.close(Duration::from_secs(5));
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, acceptfrom_with, connect,
-    getpeername, recv, send, shutdown, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, getpeername,
+    recv, send, shutdown, socket_with, sockopt,
 };
 
 /// Prepare a listening socket that was opened elsewhere. Connections accepted from it inherit the options.
@@ -38,15 +38,6 @@ pub fn accept(listener: impl AsFd) -> Result<(OwnedFd, SocketAddr), Errno> {
         Some(peer) => Ok((fd, peer)),
         None => Err(Errno::CONNABORTED), // reset before we looked: it has no name any more
     }
-}
-
-/// Take one connection and reset it.
-///
-/// # Errors
-/// As [`accept`].
-pub fn refuse(listener: impl AsFd) -> Result<(), Errno> {
-    reset(accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?);
-    Ok(())
 }
 
 /// Begin to connect to `address`. The flag tells whether the connection stands already, as it does on the same machine.

@@ -68,6 +68,9 @@ struct Types {
 
 static TYPES: PyOnceLock<Types> = PyOnceLock::new();
 
+/// Pools that are turned into Python objects between two chances for other threads: about a millisecond.
+const POOLS_AT_A_TIME: usize = 64;
+
 const BACKEND_FIELDS: &str = "host port weight healthy draining active flows bytes_in bytes_out connect_failures \
      consecutive_failures";
 const POOL_FIELDS: &str = "name flows active bytes_in bytes_out tries retries saved failed replayed budget_exhausted \
@@ -163,7 +166,11 @@ pub(crate) fn pool_counters<'py>(py: Python<'py>, p: &PoolCounters) -> PyResult<
 }
 
 pub(crate) fn engine_counters<'py>(py: Python<'py>, e: &EngineCounters) -> PyResult<Bound<'py, PyAny>> {
-    let pools = e.pools.iter().map(|p| pool_counters(py, p)).collect::<PyResult<Vec<_>>>()?;
+    let mut pools = Vec::with_capacity(e.pools.len());
+    for some in e.pools.chunks(POOLS_AT_A_TIME) {
+        pools.extend(some.iter().map(|p| pool_counters(py, p)).collect::<PyResult<Vec<_>>>()?);
+        py.detach(std::thread::yield_now); // ten thousand pools take long enough for other threads to notice
+    }
     let fields = fields![
         py,
         e.generation,

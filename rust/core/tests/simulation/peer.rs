@@ -86,7 +86,7 @@ impl Peer {
     pub fn act(&mut self, calm: bool, expects: u64, rng: &mut Rng) {
         if calm {
             self.stalled = false;
-        } else {
+        } else if !self.reset {
             self.misbehave(rng);
         }
         if self.reset {
@@ -119,11 +119,11 @@ impl Peer {
         }
     }
 
-    /// Bytes that it sent before may or may not have arrived.
+    /// Bytes that it sent before may or may not have arrived, unless their end has.
     fn send_reset(&mut self, rng: &mut Rng) {
         (self.reset, self.error) = (true, true);
         self.outbox.clear();
-        if rng.below(2) == 0 {
+        if !self.fin && rng.below(2) == 0 {
             self.inbox.clear();
         }
     }
@@ -133,13 +133,13 @@ impl Peer {
             let most = self.inbox.len().min(most);
             return Read::Bytes(self.inbox.drain(..=rng.below(most as u32) as usize).collect());
         }
-        match (self.reset, self.fin) {
-            (true, _) => {
-                self.error = false;
-                Read::Failed
-            }
-            (false, true) => Read::End,
-            (false, false) => Read::Again,
+        // As Linux does: an end that came before the reset is told first, and an error only once; then it is an end too.
+        if self.fin || self.reset && !self.error {
+            Read::End
+        } else if self.take_error() {
+            Read::Failed
+        } else {
+            Read::Again
         }
     }
 

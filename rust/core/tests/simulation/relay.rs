@@ -63,7 +63,8 @@ const fn at(side: Side) -> usize {
 impl<'a> Relay<'a> {
     pub fn new(pool: &'a Pool, now: Duration, rng: &mut Rng) -> Self {
         let hold_limit = [0, 20, 500][rng.below(3) as usize];
-        let cut_at = if rng.below(4) == 0 { now + Duration::from_millis(rng.below(3000).into()) } else { Duration::MAX };
+        let cut_at =
+            if rng.below(4) == 0 { now + Duration::from_millis(rng.below(3000).into()) } else { Duration::MAX };
         let mut relay = Self {
             session: Session::new(hold_limit as u32),
             client: Peer::new(CLIENT, rng),

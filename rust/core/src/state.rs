@@ -1,0 +1,111 @@
+//! What outlives generations: counters, loads, the retry budget. Shared by all workers; relaxed atomics throughout, since
+//! no counter says anything of another.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use crate::histogram::Histogram;
+use crate::retry::{Budget, RetryPolicy};
+
+/// What is known of a backend of a pool for as long as it or one of its flows lives. Shared by all workers and
+/// generations.
+#[derive(Debug)]
+pub struct BackendState {
+    /// Where to dial; a v4-mapped address was made an IPv4 one.
+    pub address: SocketAddr,
+    /// Flows open now.
+    pub active: AtomicU32,
+    /// Failed dials since the last that succeeded.
+    pub consecutive_failures: AtomicU32,
+    /// Flows that were given to it.
+    pub flows: AtomicU64,
+    /// Payload bytes from clients.
+    pub bytes_in: AtomicU64,
+    /// Payload bytes to clients.
+    pub bytes_out: AtomicU64,
+    /// Failed dials.
+    pub connect_failures: AtomicU64,
+    /// When its flows are cut, in milliseconds of the engine's monotonic clock; 0: never.
+    pub drain_at: AtomicU64,
+}
+
+impl BackendState {
+    /// A backend that was never used.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            active: AtomicU32::new(0),
+            consecutive_failures: AtomicU32::new(0),
+            flows: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
+            drain_at: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Totals of a pool since it was first built, its retry budget and its place in the round.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "named as the counters of the Python boundary, which documents them")]
+pub struct PoolState {
+    pub flows: AtomicU64,
+    pub active: AtomicU64,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+    pub tries: AtomicU64,
+    pub retries: AtomicU64,
+    pub saved: AtomicU64,
+    pub failed: AtomicU64,
+    pub replayed: AtomicU64,
+    pub budget_exhausted: AtomicU64,
+    pub no_backend: AtomicU64,
+    pub ended_closed: AtomicU64,
+    pub ended_client_reset: AtomicU64,
+    pub ended_backend_reset: AtomicU64,
+    pub ended_drained: AtomicU64,
+    pub budget: Budget,
+    /// Next turn of round-robin.
+    pub(crate) turn: AtomicUsize,
+    connect_times: OnceLock<Box<Histogram>>,
+}
+
+impl PoolState {
+    pub(crate) fn new(policy: &RetryPolicy) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            flows: zero(),
+            active: zero(),
+            bytes_in: zero(),
+            bytes_out: zero(),
+            tries: zero(),
+            retries: zero(),
+            saved: zero(),
+            failed: zero(),
+            replayed: zero(),
+            budget_exhausted: zero(),
+            no_backend: zero(),
+            ended_closed: zero(),
+            ended_client_reset: zero(),
+            ended_backend_reset: zero(),
+            ended_drained: zero(),
+            budget: Budget::new(policy),
+            turn: AtomicUsize::new(0),
+            connect_times: OnceLock::new(),
+        }
+    }
+
+    /// Counts the time that a successful dial took.
+    pub fn observe_connect(&self, time: Duration) {
+        self.connect_times.get_or_init(Box::default).observe(time);
+    }
+
+    /// Connect times; None before the first one, since most pools of a node are never used.
+    #[must_use]
+    pub fn connect_times(&self) -> Option<&Histogram> {
+        self.connect_times.get().map(|histogram| &**histogram)
+    }
+}
