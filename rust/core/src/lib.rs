@@ -5,10 +5,11 @@
 //!
 //! - [`hash`]: fixed hashes of addresses, names and flows
 //! - [`maglev`]: lookup tables with minimal disruption, shared by equal pools
-//! - [`select`]: the schedulers (maglev, random, round-robin, least-conn, p2c)
+//! - `select`: the schedulers (maglev, random, round-robin, least-conn, p2c)
 //! - `explain`: why a backend has its place in a flow's order
 //! - [`pool`]: backends of one service port, their state across generations, picking and explaining
-//! - [`retry`]: retry policy, retry budget, and the attempts of one flow
+//! - `spec`, `state`: what a pool is made of, and what outlives its generations
+//! - [`retry`]: retry policy, and the attempts of one flow; `budget`: what bounds retries
 //! - [`session`]: what a flow does with its bytes, as a machine that gets events and gives commands
 //! - [`rng`]: a small seeded generator
 //! - [`histogram`]: connect times in fixed buckets
@@ -22,7 +23,7 @@ pub mod maglev;
 pub mod pool;
 pub mod retry;
 pub mod rng;
-pub mod select;
+mod select;
 pub mod session;
 mod spec;
 mod state;

@@ -199,14 +199,14 @@ impl FreeSlots {
 
 /// What multiplied by `step` is 1 modulo the prime `size`, by the extended Euclidean algorithm.
 fn inverse(step: u32, size: u32) -> u64 {
-    let (mut rest, mut next_rest) = (i64::from(size), i64::from(step));
+    let (mut rest, mut next_rest) = (size as i32, step as i32);
     let (mut factor, mut next_factor) = (0, 1);
     while next_rest != 0 {
         let quotient = rest / next_rest;
         (rest, next_rest) = (next_rest, rest - quotient * next_rest);
         (factor, next_factor) = (next_factor, factor - quotient * next_factor);
     }
-    factor.rem_euclid(size.into()) as u64
+    factor.rem_euclid(size as i32) as u64
 }
 
 /// Members take turns, in rounds, at taking the slot they prefer most among those left, until each has its quota.

@@ -181,7 +181,7 @@ fn arrange(backends: &mut [Backend], balance: Balance) {
 
 /// States of the previous generation by address.
 struct States<'a> {
-    /// State, whether it is taken over, and whether it was leaving before; sorted by address.
+    /// Each with whether it is taken over; sorted by address.
     known: Vec<(&'a Arc<BackendState>, bool)>,
 }
 

@@ -198,6 +198,9 @@ impl Session {
         half.pending = half.pending.saturating_sub(n);
         if half.state == HalfState::Draining && half.pending == 0 {
             half.state = HalfState::Done;
+            if self.half(from.peer()).state == HalfState::Broken {
+                return self.end(reset_by(from));
+            }
             return Step::Shutdown(from.peer());
         }
         Step::Go
@@ -242,10 +245,7 @@ impl Session {
         let toward = self.half_mut(side.peer());
         toward.state = HalfState::Broken;
         toward.pending = 0;
-        if self.half(side).state == HalfState::Open && self.half(side).pending == 0 {
-            return Step::Go;
-        }
-        self.end(reset_by(side))
+        if self.half(side).finished() { self.end(reset_by(side)) } else { Step::Go }
     }
 
     /// Whether the backend may be given up for another without the client noticing: it sent nothing, and all that the

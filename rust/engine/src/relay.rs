@@ -60,17 +60,18 @@ pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
 
 /// A socket is in error or shut down in both directions, and moving bytes did not tell why.
 ///
-/// A peer that has sent all, while its bytes wait for the slower side, is no failure: but its hang-up would be told again
-/// and again, so the caller must not watch the socket until more may be read. `None` says so.
+/// What its peer sent before is still passed on. While bytes of it wait for the slower side, its hang-up would be told
+/// again and again, so the caller must not watch the socket until more may be read. `None` says so.
 pub(crate) fn failed(flow: &mut Flow, side: Side) -> Option<Step> {
     if flow.socket(side).and_then(socket::take_error).is_some() {
-        return Some(flow.session.read_failed(side));
-    }
-    if flow.session.may_read(side) {
-        return Some(Step::Go); // its turn was over: it goes on with the next wait
+        let step = write_failed(flow, side.peer());
+        return (step != Step::Go || flow.session.pending(side) == 0).then_some(step);
     }
     if flow.session.pending(side) > 0 {
         return None;
+    }
+    if flow.session.may_read(side) {
+        return Some(Step::Go); // its turn was over: it goes on with the next wait
     }
     Some(flow.session.read_failed(side))
 }

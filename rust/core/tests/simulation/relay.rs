@@ -1,4 +1,4 @@
-//! The relay: drives one session between two peers, and checks after each step what must always hold.
+//! The relay: drives one session between two peers on a virtual clock, as the engine does on the real one.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use spliceway_core::retry::{Dial, Next};
 use spliceway_core::rng::Rng;
 use spliceway_core::session::{End, Session, Side, Step, Wants};
 
-use super::peer::{Peer, Read, Write, pattern};
+use super::peer::{Peer, Read, Write};
 
-const CLIENT: u64 = 0xc11e;
+/// Salt of the client's bytes.
+pub(super) const CLIENT: u64 = 0xc11e;
 
 /// An attempt to connect that is under way.
 #[derive(Debug)]
-struct Attempt {
+pub(super) struct Attempt {
     /// When its outcome is known.
     due: Duration,
     succeeds: bool,
@@ -22,38 +23,38 @@ struct Attempt {
 
 /// What the relay saw of one side, for the shadow model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     /// Bytes read from it and written to it, since it was connected.
-    read: usize,
-    written: usize,
-    end: bool,
-    failed: bool,
+    pub(super) read: usize,
+    pub(super) written: usize,
+    pub(super) end: bool,
+    pub(super) failed: bool,
 }
 
 pub struct Relay<'a> {
-    session: Session,
-    client: Peer,
-    backend: Option<Peer>,
-    attempt: Option<Attempt>,
-    dial: Dial,
-    pool: &'a Pool,
+    pub(super) session: Session,
+    pub(super) client: Peer,
+    pub(super) backend: Option<Peer>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) dial: Dial,
+    pub(super) pool: &'a Pool,
     key: u64,
-    hold_limit: usize,
-    held: Vec<u8>,
+    pub(super) hold_limit: usize,
+    pub(super) held: Vec<u8>,
     /// Bytes of client and backend that wait to be written.
-    lanes: [Vec<u8>; 2],
+    pub(super) lanes: [Vec<u8>; 2],
     /// What the poll watches; `None`: nothing, not even failure.
     watched: [Option<Wants>; 2],
-    seen: [Seen; 2],
+    pub(super) seen: [Seen; 2],
     pub now: Duration,
-    cut_at: Duration,
+    pub(super) cut_at: Duration,
     /// Reset noticed by a write, all that the reset side had sent must be passed on.
-    write_failed: Option<Side>,
+    pub(super) write_failed: Option<Side>,
     pub end: Option<End>,
     pub redials: usize,
 }
 
-const fn at(side: Side) -> usize {
+pub(super) const fn at(side: Side) -> usize {
     match side {
         Side::Client => 0,
         Side::Backend => 1,
@@ -135,7 +136,7 @@ impl<'a> Relay<'a> {
         self.carry_out(Step::Go, rng);
     }
 
-    fn peer(&mut self, side: Side) -> &mut Peer {
+    pub(super) fn peer(&mut self, side: Side) -> &mut Peer {
         match (side, &mut self.backend) {
             (Side::Client, _) | (Side::Backend, None) => &mut self.client,
             (Side::Backend, Some(backend)) => backend,
@@ -284,61 +285,12 @@ impl<'a> Relay<'a> {
     }
 
     fn redial(&mut self) {
-        let sent: Vec<u8> = (0..self.seen[0].read).map(|offset| pattern(CLIENT, offset)).collect();
-        assert_eq!(self.seen[1].read, 0, "a replay after a byte of the backend");
-        assert_eq!(self.held, sent, "not all that the client sent is held");
+        self.check_redial();
         self.redials += 1;
         self.backend = None;
         self.watched = [None; 2];
         self.seen[1] = Seen::default();
         self.write_failed = None;
         self.lanes = [self.held.clone(), Vec::new()];
-    }
-
-    /// What must hold after each step.
-    fn check(&self) {
-        assert!(self.held.len() <= self.hold_limit, "{} bytes held of {}", self.held.len(), self.hold_limit);
-        assert!(self.dial.tries() <= self.pool.retry.tries);
-        if self.end.is_some() {
-            return;
-        }
-        for (from, to) in [(Side::Client, Side::Backend), (Side::Backend, Side::Client)] {
-            let (lost, wants) = (self.seen[at(to)].failed, self.session.wants(from));
-            let waiting = self.seen[at(from)].read - self.seen[at(to)].written;
-            assert!(lost || waiting == self.session.pending(from), "{from:?}: {waiting} bytes read and not written");
-            assert!(!wants.read || self.lanes[at(from)].is_empty(), "read on while bytes wait");
-            assert!(!wants.read || !self.seen[at(from)].end, "waiting for bytes after the end: a spin");
-        }
-    }
-
-    /// A half-close comes after all that the other side sent, and only after its own.
-    fn check_shutdown(&mut self, to: Side) {
-        let written = self.seen[at(to)].written;
-        assert!(!self.peer(to).shut, "shut twice");
-        let from = self.peer(to.peer());
-        assert!(from.fin && from.inbox.is_empty(), "the end is passed on before {} bytes", from.inbox.len());
-        assert_eq!(written, from.sent, "bytes lost before the half-close");
-    }
-
-    fn check_end(&mut self, end: End) {
-        let failed = self.seen.map(|seen| seen.failed);
-        match end {
-            End::Closed => {
-                assert_eq!(failed, [false; 2], "a reset was passed on as a close");
-                for side in [Side::Client, Side::Backend] {
-                    assert!(self.peer(side).shut && self.peer(side).fin);
-                }
-            }
-            End::ClientReset => assert!(self.client.reset && failed[0]),
-            End::BackendReset => assert!(self.backend.as_ref().is_some_and(|b| b.reset) && failed[1]),
-            End::Drained => assert!(self.now >= self.cut_at),
-            End::NoBackend => assert!(self.attempt.is_none() && self.session.pending(Side::Backend) == 0),
-        }
-        if let (Some(side), End::ClientReset | End::BackendReset, [true, false] | [false, true]) =
-            (self.write_failed, end, failed)
-        {
-            let (read, written) = (self.seen[at(side)].read, self.seen[at(side.peer())].written);
-            assert_eq!(read, written, "{side:?} reset; what it had sent before was not passed on");
-        }
     }
 }
