@@ -1,0 +1,64 @@
+"""Where Services and EndpointSlices come from: files, or the Kubernetes API. A source turns them into facts.
+
+A `Source` is run in a nursery and sends facts until it is cancelled; what it is told of, the store folds. Passing
+faults (a broken edit, an API server that is away) never end it: they become `Problems`, and the last state stays.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from spliceway.errors import SourceError
+from spliceway.model import Fact, SourceStatistics
+from spliceway.settings import SourceSettings
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["Source", "open_source"]
+
+
+class Source(Protocol):
+    """Something that says which Services and EndpointSlices exist."""
+
+    name: str
+    #: the `Synced.source` values that it sends, one each
+    synced_names: tuple[str, ...]
+
+    async def run(self, facts: trio.MemorySendChannel[tuple[Fact, ...]]) -> None:
+        """Send facts, at most 500 a batch, until cancelled. Never raises for a passing fault."""
+        ...
+
+    def statistics(self) -> tuple[SourceStatistics, ...]:
+        """Return the state of each of its streams of facts."""
+        ...
+
+
+def open_source(settings: SourceSettings) -> Source:
+    """Return the source that ``settings`` ask for; nothing is read or watched before it is run.
+
+    Blocks (it imports the Kubernetes client and may run a kubeconfig's credential plugin): in a Trio program call it in
+    a thread. Raises `SourceError` when there can be no such source: a path that does not exist, a missing or unusable
+    kubeconfig, no such context, not in a cluster, both files and a kubeconfig.
+    """
+    if settings.manifests:
+        if settings.kubeconfig or settings.context:
+            raise SourceError("Services come either from manifests or from a kubeconfig: give only one of them")
+        for path in settings.manifests:
+            _check_manifest(path)
+        from spliceway.source.file import FileSource
+
+        return FileSource(settings.manifests)
+    from spliceway.source.kubernetes import KubernetesSource
+
+    return KubernetesSource(settings)
+
+
+def _check_manifest(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise SourceError(f"manifest {path} does not exist") from None
+    except OSError as error:
+        raise SourceError(f"manifest {path} cannot be read: {(error.strerror or str(error)).lower()}") from error

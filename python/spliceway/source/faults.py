@@ -1,0 +1,81 @@
+"""What may go wrong with a list or a watch, said in one sentence each, and how long to wait after it."""
+
+from __future__ import annotations
+
+import random
+from http import HTTPStatus
+
+from spliceway.source.api import RefusedError
+from spliceway.source.events import Failed
+
+#: seconds: the longest wait that an API server may ask for (Retry-After)
+_LONGEST_RETRY_AFTER = 60.0
+
+
+class ExpiredError(Exception):
+    """The API server has forgotten the resource version: only a new list can tell the state."""
+
+
+class StreamError(Exception):
+    """A list or watch failed for a reason that may pass. ``status`` is HTTP's, 0 when there was no answer."""
+
+    def __init__(self, message: str, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Backoff:
+    """Waits that double from ``first`` to ``limit`` seconds, each shortened at random by up to a half."""
+
+    def __init__(self, first: float, limit: float) -> None:
+        self._first = first
+        self._limit = limit
+        self._failures = 0
+
+    def reset(self) -> None:
+        """It works again."""
+        self._failures = 0
+
+    def next(self) -> float:
+        """Return how long to wait after this failure."""
+        wait = min(self._limit, self._first * 2.0 ** min(self._failures, 32))
+        self._failures += 1
+        return wait * random.uniform(0.5, 1.0)
+
+
+def stream_error(error: Exception, name: str, host: str) -> StreamError:
+    """Say in one sentence what went wrong with the requests for ``name``, and what to do."""
+    if not isinstance(error, RefusedError):
+        return StreamError(f"the API server {host} cannot be used ({error}); the last state is kept")
+    said = f": {error.message}" if error.message else ""
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        message = (
+            f"the API server {host} does not accept the credentials (401 Unauthorized{said}); "
+            "renew the token or client certificate"
+        )
+    elif error.status == HTTPStatus.FORBIDDEN:
+        message = (
+            f"the API server refuses to list and watch {name} (403 Forbidden{said}); grant 'list' and 'watch' on "
+            f"{name} to this account, as ClusterRole system:node-proxier does"
+        )
+    else:
+        message = f"the API server {host} answers with HTTP status {error.status}{said}; the last state is kept"
+    return StreamError(message, error.status, min(error.retry_after, _LONGEST_RETRY_AFTER))
+
+
+def expired(failure: Exception) -> Exception:
+    """Return `ExpiredError` for a refused request (410 Gone) that means just that, any other failure as it is."""
+    if isinstance(failure, RefusedError) and failure.status == HTTPStatus.GONE:
+        return ExpiredError(failure.message)
+    return failure
+
+
+def ended(event: Failed) -> Exception:
+    """Return what an ERROR event in a watch means."""
+    status = event.status
+    if status.code == HTTPStatus.GONE or status.reason in ("Expired", "Gone"):
+        return ExpiredError(status.message or "")
+    said = status.message or status.reason or "no reason given"
+    return StreamError(f"the API server ended the watch: {said}", status.code or HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -1,0 +1,136 @@
+"""The Kubernetes JSON that is read, reduced to the fields that are used: what `msgspec` decodes and nothing more.
+
+Unknown fields are skipped without being allocated. Every optional field may also be ``null``, as the API server writes
+it. Defaults and rules are applied by `spliceway.source.decode`, not here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from spliceway.model import Kind
+
+#: the ``apiVersion`` under which each kind is read
+API_VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1"}
+
+#: annotations with this prefix tune a Service (``spliceway.io/balance``)
+TUNING_PREFIX = "spliceway.io/"
+
+
+class Labels(msgspec.Struct, gc=False):
+    """The labels that have a meaning here (S-01, E-01)."""
+
+    proxy_name: str | None = msgspec.field(default=None, name="service.kubernetes.io/service-proxy-name")
+    service_name: str | None = msgspec.field(default=None, name="kubernetes.io/service-name")
+
+
+class Metadata(msgspec.Struct, gc=False, rename="camel"):
+    """``metadata`` of both kinds."""
+
+    name: str | None = None
+    namespace: str | None = None
+    resource_version: str | None = None
+    creation_timestamp: str | None = None
+    labels: Labels | None = None
+    annotations: dict[str, str] | None = None
+
+
+class ServicePort(msgspec.Struct, gc=False):
+    """One entry of ``spec.ports`` of a Service."""
+
+    port: int
+    name: str | None = None
+    protocol: str | None = None
+
+
+class ServiceSpec(msgspec.Struct, gc=False, rename="camel"):
+    """``spec`` of a Service."""
+
+    type: str | None = None
+    cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
+    cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
+    ports: list[ServicePort] | None = None
+    session_affinity: str | None = None
+
+
+class Service(msgspec.Struct, gc=False, tag_field="kind", tag="Service", rename="camel"):
+    """A v1 Service."""
+
+    metadata: Metadata
+    spec: ServiceSpec
+    api_version: str = ""
+
+
+class SlicePort(msgspec.Struct, gc=False):
+    """One entry of ``ports`` of an EndpointSlice."""
+
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+
+
+class Conditions(msgspec.Struct, gc=False):
+    """``conditions`` of an endpoint; None stands for the default (E-06)."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class Endpoint(msgspec.Struct, gc=False, rename="camel"):
+    """One entry of ``endpoints`` of an EndpointSlice."""
+
+    addresses: list[str] | None = None
+    conditions: Conditions | None = None
+    node_name: str | None = None
+
+
+class EndpointSlice(msgspec.Struct, gc=False, tag_field="kind", tag="EndpointSlice", rename="camel"):
+    """A discovery.k8s.io/v1 EndpointSlice."""
+
+    metadata: Metadata
+    address_type: str
+    api_version: str = ""
+    ports: list[SlicePort] | None = None
+    endpoints: list[Endpoint] | None = None
+
+
+class ListMetadata(msgspec.Struct, rename="camel"):
+    """``metadata`` of one page of a list."""
+
+    resource_version: str = ""
+    continue_token: str = msgspec.field(default="", name="continue")
+
+
+class ListPage(msgspec.Struct):
+    """One page of a list request. The items stay raw, so that one bad object spoils only itself."""
+
+    metadata: ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+class WatchLine(msgspec.Struct):
+    """One line of a watch stream."""
+
+    type: str
+    object: msgspec.Raw
+
+
+class BookmarkMetadata(msgspec.Struct, rename="camel"):
+    """``metadata`` of a bookmark."""
+
+    resource_version: str
+
+
+class Bookmark(msgspec.Struct):
+    """The object of a BOOKMARK event: only a resource version."""
+
+    metadata: BookmarkMetadata
+
+
+class Status(msgspec.Struct):
+    """What the API server answers instead of an object when it refuses."""
+
+    code: int | None = None
+    reason: str | None = None
+    message: str | None = None
