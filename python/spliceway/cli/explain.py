@@ -1,0 +1,51 @@
+"""``spliceway explain``: which backends a client would get, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from spliceway.cli.agent import fetch_explanation
+from spliceway.cli.output import new_table, open_console
+from spliceway.cli.params import AddressParam, ClientParam, state_socket_option
+from spliceway.model import Address
+from spliceway.observe.state import ExplainState
+
+
+@click.command()
+@click.argument("frontend", type=AddressParam(), metavar="ADDR:PORT")
+@click.option("--client", type=ClientParam(), required=True, metavar="IP[:PORT]", help="Who connects.")
+@state_socket_option
+def explain(frontend: Address, client: Address, state_socket: Path) -> None:
+    """Tell which backends a connection to ADDR:PORT would try, in order, and why.
+
+    Asks the running agent, which runs the code that picks backends, without a connection being made.
+    """
+    show(fetch_explanation(state_socket, frontend, client), any_port=not client.port)
+
+
+def show(answer: ExplainState, *, any_port: bool) -> None:
+    """Print the answer; ``any_port``: the client's port was not given."""
+    from rich.markup import escape
+
+    console = open_console()
+    client = answer.client.rpartition(":")[0] if any_port else answer.client
+    flow = escape(f"{client} to {answer.frontend}")
+    console.print(f"{flow}: pool [bold]{escape(answer.pool)}[/bold], balance {answer.balance}")
+    if answer.state != "serving":
+        reason = answer.message or "no usable endpoint: clients are refused"
+        console.print(f"[red]{answer.state}[/red]: {escape(reason)}")
+    if not answer.candidates:
+        console.print("no backend")
+        return
+    table = new_table("try", "backend", "weight", "health", "active", "why", right=("try", "weight", "active"))
+    for each in answer.candidates:
+        health = "healthy" if each.healthy else "[red]set aside[/red]"
+        if each.consecutive_failures:
+            health += f", {each.consecutive_failures} failed in a row"
+        rank = str(each.rank) if each.rank else "-"
+        table.add_row(rank, escape(each.address), str(each.weight), health, str(each.active), escape(each.reason))
+    console.print(table)
+    if any_port:
+        console.print("Another source port of this client may get another backend; name one with --client IP:PORT.")

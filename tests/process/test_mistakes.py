@@ -1,0 +1,95 @@
+"""Users' mistakes on the command line: one sentence, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.agentprocess import cli
+
+MISTAKES: list[tuple[list[str], int, str]] = [
+    ([], 2, "Usage"),
+    (["runn"], 2, "No such command"),
+    (["run"], 1, "not in a Kubernetes cluster"),
+    (["run", "--manifests", "no-such-file.yaml"], 2, "no-such-file.yaml"),
+    (["run", "some.yaml"], 2, "some.yaml"),
+    (["run", "--kubeconfig", "no-such-config"], 1, "no-such-config"),
+    (["run", "--manifests", ".", "--kubeconfig", "x"], 2, "exclude each other"),
+    (["run", "--listen", "127.0.0.1:80"], 2, "--listen"),
+    (["run", "--listen", "127.0.0.1:0=default/shop"], 2, "--listen"),
+    (["run", "--listen", "localhost:80=default/shop"], 2, "'localhost' is not an IP address"),
+    (["run", "--listen", "127.0.0.1:80=default/Shop_1"], 2, "not the name of a Service"),
+    (["run", "--listen", "127.0.0.1:80=a/b", "--listen", "127.0.0.1:80=a/c"], 2, "127.0.0.1:80 twice"),
+    (["run", "--admin", "10256"], 2, "--admin"),
+    (["run", "--balance", "best"], 2, "--balance"),
+    (["run", "--connect-timeout", "soon"], 2, "--connect-timeout"),
+    (["run", "--retry-deadline", "nan"], 2, "--retry-deadline"),
+    (["run", "--tries", "0"], 2, "--tries"),
+    (["run", "--health", "icmp"], 2, "--health"),
+    (["run", "--health-path", "ready"], 2, "--health-path"),
+    (["run", "--workers", "-1"], 2, "--workers"),
+    (["check"], 2, "PATH"),
+    (["check", "no-such-folder"], 2, "no-such-folder"),
+    (["explain", "127.0.0.1"], 2, "ADDR:PORT"),
+    (["explain", "127.0.0.1:80"], 2, "--client"),
+    (["explain", "127.0.0.1:80", "--client", "me"], 2, "--client"),
+    (
+        ["explain", "127.0.0.1:80", "--client", "10.0.0.1", "--state-socket", "no.sock"],
+        1,
+        "no agent answers at no.sock",
+    ),
+    (["status", "--state-socket", "no.sock"], 1, "no agent answers at no.sock; is it running?"),
+    (["status", "--state-socket", "x" * 200], 1, "no agent answers at"),
+    (["demo", "--manifest", "no.yaml"], 2, "no.yaml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), MISTAKES)
+def test_mistake(arguments: list[str], code: int, says: str) -> None:
+    """A typo would greet the user with a traceback, or with success."""
+    result = cli(*arguments, KUBERNETES_SERVICE_HOST="")
+    assert result.returncode == code, result
+    assert says.lower() in result.stderr.lower()
+    assert "Traceback" not in result.stderr
+    if arguments:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 1
+
+
+def test_mistake_in_the_environment_names_the_flag() -> None:
+    """A bad value in a Pod's environment could not be traced to its flag."""
+    result = cli("run", "--manifests", ".", SPLICEWAY_TRIES="many")
+    assert result.returncode == 2
+    assert "--tries" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "run", "check"])
+def test_help_names_an_example_or_the_environment(command: str) -> None:
+    """The help text would not help."""
+    result = cli(command, "--help")
+    assert result.returncode == 0
+    assert "Usage: spliceway" in result.stdout
+
+
+def test_closed_and_full_output(tmp_path: Path) -> None:
+    """`spliceway check | head` would end in a traceback."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("---\nkind: Deployment\n" * 3000)
+    command = [sys.executable, "-m", "spliceway", "check", str(bad)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+    assert result.stderr.startswith(b"Error: ")
+    closed = subprocess.run([*command], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, check=False, timeout=60)
+    assert b"Traceback" not in closed.stderr
