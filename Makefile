@@ -35,6 +35,7 @@ run: setup ## the agent in the foreground on examples/shop.yaml (ARGS="..." for 
 
 test: setup ## all tests that need no Kubernetes build (those in network namespaces need root)
 	cargo test --locked --workspace --exclude spliceway-py
+	cargo test --locked --manifest-path bench/load/Cargo.toml
 	$(BIN)/python -m pytest -m "not cluster"
 
 test-cluster: setup ## the real API server and etcd are built (Go; five minutes the first time) and tested against
@@ -44,6 +45,8 @@ test-cluster: setup ## the real API server and etcd are built (Go; five minutes 
 check: setup ## format, lint, types, layering
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo fmt --check --manifest-path bench/load/Cargo.toml
+	cargo clippy --locked --manifest-path bench/load/Cargo.toml --all-targets -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

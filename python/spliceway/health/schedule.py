@@ -7,10 +7,13 @@ import random
 
 from spliceway.model import HealthCheck, Target
 
-#: seconds until a backend that failed under traffic is probed first, and between the probes that it passes
-SUSPECT_INTERVAL = 1.0
-#: each failed probe of a suspect makes the wait so much longer, up to the check's interval
+#: seconds until a backend that failed under traffic is probed first, and between the probes that it passes: a Pod that
+#: restarted should have its share again soon
+SUSPECT_INTERVAL = 0.25
+#: each failed probe of a suspect makes the wait so much longer, up to the check's interval or this many seconds: one
+#: SYN in two seconds costs nobody anything
 SUSPECT_BACKOFF = 1.5
+SUSPECT_LIMIT = 2.0
 #: intervals vary by this part up and down, so that probes of one moment drift apart
 JITTER = 0.2
 
@@ -54,7 +57,7 @@ class Schedule:
         elif ok:
             wait = min(SUSPECT_INTERVAL, check.interval)
         else:
-            wait = min(entry.wait * SUSPECT_BACKOFF, check.interval)
+            wait = min(entry.wait * SUSPECT_BACKOFF, check.interval, SUSPECT_LIMIT)
         self._place(target, now + self._jittered(wait), wait)
 
     def discard(self, target: Target) -> None:

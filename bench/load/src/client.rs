@@ -1,0 +1,294 @@
+//! Small requests: one epoll thread, edge-triggered, drives all connections of `rr`, `crr` and `paced`.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::args::Args;
+use crate::http::{self, Request};
+use crate::report::Outcome;
+
+/// A request without an answer for this long is an error.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Keep,
+    Connect,
+    Paced,
+}
+
+/// An `rr`, `crr` or `paced` command.
+pub struct Load {
+    mode: Mode,
+    targets: Vec<SocketAddr>,
+    connections: usize,
+    rate: f64,
+    seconds: Duration,
+    warmup: Duration,
+}
+
+impl Load {
+    /// Read the options of the command.
+    pub fn from_args(command: &str, args: &mut Args) -> Result<Self, String> {
+        let mode = match command {
+            "rr" => Mode::Keep,
+            "crr" => Mode::Connect,
+            _ => Mode::Paced,
+        };
+        let load = Self {
+            mode,
+            targets: args.addresses("target")?,
+            connections: if mode == Mode::Paced { 0 } else { args.value("connections", 32)? },
+            rate: if mode == Mode::Paced { args.value("rate", 0.0)? } else { 0.0 },
+            seconds: args.seconds("seconds", 2.0)?,
+            warmup: if mode == Mode::Paced { Duration::ZERO } else { args.seconds("warmup", 0.3)? },
+        };
+        if load.mode == Mode::Paced && !(load.rate > 0.0 && load.rate <= 1e6) {
+            return Err("--rate must be above 0 and at most 1000000 per second".to_owned());
+        }
+        Ok(load)
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    begun: Instant,
+    sent: bool,
+    answered: bool,
+    held: Vec<u8>,
+}
+
+enum Step {
+    Wait,
+    Done,
+    Failed(&'static str),
+}
+
+struct Client<'a> {
+    load: &'a Load,
+    request: Vec<u8>,
+    epoll: OwnedFd,
+    slots: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    dialled: u64,
+    start: Instant,
+    outcome: Outcome,
+}
+
+/// Run the load and report what was verified.
+pub fn run(load: &Load) -> io::Result<Outcome> {
+    let request = if load.mode == Mode::Keep { Request::Keep } else { Request::Close };
+    let mut client = Client {
+        load,
+        request: http::encode(request),
+        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        slots: Vec::new(),
+        free: Vec::new(),
+        dialled: 0,
+        start: Instant::now(),
+        outcome: Outcome { window: load.seconds, ..Outcome::default() },
+    };
+    for _ in 0..load.connections {
+        client.dial()?;
+    }
+    client.drive()?;
+    Ok(client.outcome)
+}
+
+impl Client<'_> {
+    /// The event loop. A closed loop ends at the end of its window, an open one when its last request has ended.
+    fn drive(&mut self) -> io::Result<()> {
+        let end = self.start + self.load.warmup + self.load.seconds;
+        let mut events = Vec::with_capacity(512);
+        let mut next_tick = self.start + TICK;
+        loop {
+            let now = Instant::now();
+            let next_dial = self.pace(now, end)?;
+            if now >= end && (self.load.mode != Mode::Paced || self.free.len() == self.slots.len()) {
+                return Ok(());
+            }
+            if now >= next_tick {
+                self.expire(now)?;
+                next_tick = now + TICK;
+            }
+            let wait =
+                next_tick.min(next_dial).min(if now < end { end } else { next_tick }).saturating_duration_since(now);
+            let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for event in &events {
+                self.ready(event.data.u64() as usize)?;
+            }
+        }
+    }
+
+    /// Dial what the open loop's clock says, whether or not earlier requests have ended. Returns the next time.
+    fn pace(&mut self, now: Instant, end: Instant) -> io::Result<Instant> {
+        if self.load.mode != Mode::Paced {
+            return Ok(end);
+        }
+        loop {
+            let due = self.start + Duration::from_secs_f64(self.dialled as f64 / self.load.rate);
+            if due > now || due >= end {
+                return Ok(due.max(now));
+            }
+            self.outcome.lag = self.outcome.lag.max(now - due);
+            self.dial()?;
+        }
+    }
+
+    fn dial(&mut self) -> io::Result<()> {
+        let target = self.load.targets[(self.dialled % self.load.targets.len() as u64) as usize];
+        self.dialled += 1;
+        let begun = Instant::now();
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        let connecting = rustix::net::connect(&stream, &target);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(index as u64), flags)?;
+        self.slots[index] =
+            Some(Connection { stream, begun, sent: false, answered: false, held: Vec::with_capacity(256) });
+        match connecting {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(()),
+            Err(error) => self.fail(index, kind_of(&error.into(), false)),
+        }
+    }
+
+    fn ready(&mut self, index: usize) -> io::Result<()> {
+        let Some(connection) = self.slots.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
+        match connection.advance(&self.request, self.load.mode == Mode::Keep) {
+            Step::Wait => Ok(()),
+            Step::Failed(kind) => self.fail(index, kind),
+            Step::Done => self.succeed(index),
+        }
+    }
+
+    fn succeed(&mut self, index: usize) -> io::Result<()> {
+        let now = Instant::now();
+        let Some(connection) = self.slots[index].as_mut() else { return Ok(()) };
+        let since = now - self.start;
+        if since >= self.load.warmup && (self.load.mode == Mode::Paced || since < self.load.warmup + self.load.seconds)
+        {
+            self.outcome.requests += 1;
+            self.outcome.bytes += http::MESSAGE as u64;
+            self.outcome.latency.record(now - connection.begun);
+            if let Ok(Some(name)) = http::server_name(&connection.held) {
+                self.outcome.served_by(name);
+            }
+        }
+        tally(&mut self.outcome.timeline, connection.begun - self.start).0 += 1;
+        if self.load.mode == Mode::Keep {
+            connection.begun = now;
+            connection.held.clear();
+            connection.answered = false;
+            return match connection.send(&self.request) {
+                Step::Failed(kind) => self.fail(index, kind),
+                _ => Ok(()),
+            };
+        }
+        self.release(index)
+    }
+
+    fn fail(&mut self, index: usize, kind: &'static str) -> io::Result<()> {
+        self.outcome.error(kind);
+        if let Some(connection) = &self.slots[index] {
+            tally(&mut self.outcome.timeline, connection.begun - self.start).1 += 1;
+        }
+        self.release(index)
+    }
+
+    /// Close the slot's connection; a closed loop dials anew.
+    fn release(&mut self, index: usize) -> io::Result<()> {
+        self.slots[index] = None;
+        self.free.push(index);
+        if self.load.mode == Mode::Paced { Ok(()) } else { self.dial() }
+    }
+
+    fn expire(&mut self, now: Instant) -> io::Result<()> {
+        for index in 0..self.slots.len() {
+            if self.slots[index].as_ref().is_some_and(|connection| now - connection.begun > PATIENCE) {
+                self.fail(index, "timeout")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The counters of the second in which a request began.
+fn tally(timeline: &mut Vec<(u64, u64)>, since: Duration) -> &mut (u64, u64) {
+    let second = since.as_secs() as usize;
+    if timeline.len() <= second {
+        timeline.resize(second + 1, (0, 0));
+    }
+    &mut timeline[second]
+}
+
+impl Connection {
+    /// Do what the socket allows now: send the request once connected, read the reply, and see the server close.
+    fn advance(&mut self, request: &[u8], keep: bool) -> Step {
+        if !self.sent {
+            return self.send(request);
+        }
+        let mut chunk = [0_u8; 512];
+        loop {
+            let length = match self.stream.read(&mut chunk) {
+                Ok(0) if self.answered => return Step::Done,
+                Ok(0) => return Step::Failed("closed-without-reply"),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait,
+                Err(error) => return Step::Failed(kind_of(&error, true)),
+            };
+            self.held.extend_from_slice(&chunk[..length]);
+            match http::server_name(&self.held) {
+                Ok(None) => {}
+                Ok(Some(_)) if keep => return Step::Done,
+                Ok(Some(_)) => self.answered = true,
+                Err(()) => return Step::Failed("bad-reply"),
+            }
+        }
+    }
+
+    /// A request of 64 bytes always fits an idle socket's buffer, so a partial write is an error.
+    fn send(&mut self, request: &[u8]) -> Step {
+        match self.stream.write(request) {
+            Ok(length) if length == request.len() => {
+                self.sent = true;
+                Step::Wait
+            }
+            Ok(_) => Step::Failed("partial-write"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait,
+            Err(error) => Step::Failed(kind_of(&error, self.sent)),
+        }
+    }
+}
+
+fn kind_of(error: &io::Error, connected: bool) -> &'static str {
+    match (error.kind(), connected) {
+        (io::ErrorKind::ConnectionRefused, _) => "refused",
+        (io::ErrorKind::ConnectionReset, true) => "reset",
+        (io::ErrorKind::ConnectionReset, false) => "reset-while-connecting",
+        (io::ErrorKind::TimedOut, _) => "kernel-timeout",
+        (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => "unreachable",
+        (io::ErrorKind::AddrNotAvailable, _) => "out-of-ports",
+        (io::ErrorKind::BrokenPipe, _) => "broken-pipe",
+        _ => "other",
+    }
+}
