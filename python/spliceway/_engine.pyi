@@ -78,10 +78,11 @@ class EngineCounters(NamedTuple):
 class Event(NamedTuple):
     """Something that happened in a worker.
 
-    ``kind`` is one of ``connect-failed`` (``backend`` refused, timed out, was unreachable or reset; ``count`` is its number of
-    failures in a row), ``connect-recovered`` (first success after failures), ``no-backend`` (a flow was refused because
-    every try failed), ``backend-aborted`` (closed or reset before its first byte although the client had sent some), ``paused`` and ``resumed``
-    (fd or flow limit), ``drained`` (``count`` flows were cut at the deadline), ``worker-died``.
+    ``kind`` is one of ``connect-failed`` (``backend`` refused, timed out, was unreachable or reset; ``count`` is its
+    number of failures in a row), ``connect-recovered`` (first success after failures), ``no-backend`` (a flow was
+    refused because every try failed), ``backend-aborted`` (closed or reset before its first byte although the client
+    had sent some), ``paused`` and ``resumed`` (fd or flow limit), ``drained`` (``count`` flows were cut at the
+    deadline), ``worker-died``.
     """
 
     kind: str
@@ -91,7 +92,8 @@ class Event(NamedTuple):
     #: ``host:port`` in canonical form, empty when the event has no backend
     backend: str
     reason: str
-    count: int
+    # hides tuple.count, which nobody needs of an event
+    count: int  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
 
 class Candidate(NamedTuple):
     """One backend in the order in which a flow would try it."""
@@ -153,8 +155,9 @@ class Engine:
         """Create, replace and remove pools in one swap, and publish ``generation``.
 
         An upsert is ``(name, balance, (tries, connect_timeout, deadline, budget_ratio, budget_reserve, replay), drain,
-        ((host, port, weight, healthy), ...))``. Counters of backends that stay are kept. Flows of a removed pool or backend run on
-        until ``drain`` seconds have passed (None: until they end). Nothing is changed if any value is bad.
+        ((host, port, weight, healthy), ...))``. Counters of backends that stay are kept. Flows of a removed pool or
+        backend run on until ``drain`` seconds have passed (None: until they end). Nothing is changed if any value is
+        bad.
 
         Raises:
             ValueError: a bad address, port, weight, balance or policy; the text names the pool and the field.

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from support.child import run_child
 
 README = Path(__file__).resolve().parents[2] / "README.md"
