@@ -225,6 +225,7 @@ class Backend(NamedTuple):
 
     @property
     def address(self) -> Address:
+        """Where it is dialled."""
         return Address(self.host, self.port)
 
 
@@ -345,7 +346,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
 
 
-# --- what the parts tell of themselves ----------------------------------------------------------------------------------
+# --- what the parts tell of themselves ------------------------------------------------------------------------------
 
 
 class SourceStatistics(msgspec.Struct, frozen=True):
@@ -361,7 +362,7 @@ class SourceStatistics(msgspec.Struct, frozen=True):
 
 
 class FrontendState(msgspec.Struct, frozen=True):
-    """What became of a frontend: ``serving``, ``rejecting`` (no usable endpoint), or ``failed`` (``message`` says why)."""
+    """What became of a frontend: ``serving``, ``rejecting`` (no usable endpoint), or ``failed`` with a ``message``."""
 
     frontend: Frontend
     state: str

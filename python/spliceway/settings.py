@@ -20,7 +20,7 @@ class Listen(msgspec.Struct, frozen=True):
 
 
 class SourceSettings(msgspec.Struct, frozen=True):
-    """Where Services and EndpointSlices come from: files and folders, a kubeconfig, or (neither) the Pod's own account."""
+    """Where Services and EndpointSlices come from: files and folders, a kubeconfig, or else the Pod's own account."""
 
     manifests: tuple[Path, ...] = ()
     kubeconfig: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -35,7 +36,8 @@ def listener() -> tuple[int, int]:
 def refused(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(5)
-        return client.connect_ex(("127.0.0.1", port)) != 0
+        # Where the pool is unknown, the engine may reset the client before it has even seen the connection.
+        return client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def test_pools_come_change_and_go(engine: Engine) -> None:
@@ -47,9 +49,10 @@ def test_pools_come_change_and_go(engine: Engine) -> None:
     assert {each.host for each in explained.candidates} == {"10.0.0.1", "10.0.0.2"}
     assert engine.pool_counters("a").flows == 0
     engine.apply([], ["a", "never-seen"], 4)
-    for call in (lambda: engine.explain("a", "127.0.0.1", 5000), lambda: engine.pool_counters("a")):
-        with pytest.raises(KeyError):
-            call()
+    with pytest.raises(KeyError):
+        engine.explain("a", "127.0.0.1", 5000)
+    with pytest.raises(KeyError):
+        engine.pool_counters("a")
 
 
 @pytest.mark.parametrize(
@@ -63,9 +66,8 @@ def test_pools_come_change_and_go(engine: Engine) -> None:
 )
 def test_a_bad_value_changes_nothing(engine: Engine, bad: PoolSpec) -> None:
     engine.start()
-    with pytest.raises((ValueError, OverflowError)) as caught:
+    with pytest.raises(ValueError, match="bad"):
         engine.apply([pool_record(A), pool_record(bad)], [], 1)
-    assert "bad" in str(caught.value)
     assert engine.generation == 0
     with pytest.raises(KeyError):
         engine.pool_counters("a")
@@ -79,9 +81,10 @@ def test_listeners_open_move_and_close(engine: Engine) -> None:
     engine.retarget_listener(number, "b")
     engine.remove_listener(number)
     assert refused(port)
-    for call in (lambda: engine.remove_listener(number), lambda: engine.retarget_listener(number, "a")):
-        with pytest.raises(KeyError):
-            call()
+    with pytest.raises(KeyError):
+        engine.remove_listener(number)
+    with pytest.raises(KeyError):
+        engine.retarget_listener(number, "a")
 
 
 def test_drain_closes_the_listeners_of_a_pool_and_tells(engine: Engine) -> None:

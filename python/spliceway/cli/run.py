@@ -50,7 +50,7 @@ _DAY = 86_400.0
     default=_SETTINGS.balance.value,
     help="How a backend is chosen, unless a Service's annotation spliceway.io/balance says otherwise.",
 )
-@option("--tries", type=click.IntRange(1, 255), default=_RETRY.tries, help="Backends tried for one client.")
+@option("--tries", type=click.IntRange(1, 16), default=_RETRY.tries, help="Backends tried for one client.")
 @option(
     "--connect-timeout",
     type=SecondsParam(0.001, 3600.0),

@@ -1,0 +1,1 @@
+"""How connections to frontends reach the engine's sockets."""

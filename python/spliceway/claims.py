@@ -1,0 +1,193 @@
+"""Settles what concerns several Services at once: two claimants of one address, and loops. Pure.
+
+Everything is indexed by what can collide, so an update costs what changed and not what exists.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from spliceway.model import Address, Frontend, FrontendVerdict, ObjectKey, PoolSpec, Problem, ServicePlan
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class _Users(Generic[_Key]):
+    """Which plans use a thing. Nearly always it is one, so only several cost a set."""
+
+    def __init__(self) -> None:
+        self.held: dict[_Key, ObjectKey | set[ObjectKey]] = {}
+
+    def add(self, thing: _Key, user: ObjectKey) -> None:
+        held = self.held.get(thing)
+        if held is None:
+            self.held[thing] = user
+        elif isinstance(held, set):
+            held.add(user)
+        elif held != user:
+            self.held[thing] = {held, user}
+
+    def discard(self, thing: _Key, user: ObjectKey) -> None:
+        held = self.held.get(thing)
+        if isinstance(held, set):
+            held.discard(user)
+            if len(held) == 1:
+                self.held[thing] = held.pop()
+        elif held == user:
+            del self.held[thing]
+
+    def get(self, thing: _Key) -> Collection[ObjectKey]:
+        held = self.held.get(thing)
+        if held is None:
+            return ()
+        return held if isinstance(held, set) else (held,)
+
+
+class Claims:
+    """Holds every plan as it was planned, and tells what of it can stand beside the others.
+
+    - Two Services that ask for one address: the one created first gets it, then the one whose namespace/name sorts
+      first (S-14). The other one's frontend is left out.
+    - A backend that is a frontend of ours would send a flow round in circles: it is left out of its pool.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[ObjectKey, ServicePlan] = {}
+        self._claimants: _Users[Address] = _Users()
+        #: by hash of (host, port): a number costs a third of a tuple, and a false hit only a look more
+        self._backend_users: _Users[int] = _Users()
+        #: frontends on 0.0.0.0 or ::, which take every local address of their port
+        self._wildcards: set[Address] = set()
+
+    def fold(self, changes: Mapping[ObjectKey, ServicePlan | None]) -> dict[ObjectKey, ServicePlan | None]:
+        """Take changed plans in (None: gone); return the settled plans of these and of all others that they affect."""
+        affected = dict.fromkeys(changes)
+        touched: set[Address] = set()
+        for key, plan in changes.items():
+            touched |= self._replace(key, plan)
+        for address in touched:
+            affected.update(dict.fromkeys(self._claimants.get(address)))
+            affected.update(dict.fromkeys(self._backend_users.get(hash(address))))
+        if touched and (self._wildcards or any(is_wildcard(address.host) for address in touched)):
+            # Gateways have few plans; what a wildcard covers depends on all frontends.
+            affected.update(dict.fromkeys(self._plans))
+        return {key: self._settle(self._plans[key]) if key in self._plans else None for key in affected}
+
+    def _replace(self, key: ObjectKey, plan: ServicePlan | None) -> set[Address]:
+        """Exchange a plan in the indexes; return the addresses whose claimants may have changed."""
+        old = self._plans.pop(key, None)
+        if plan is not None:
+            self._plans[key] = plan
+        before, after = _addresses(old), _addresses(plan)
+        for address in before - after:
+            self._claimants.discard(address, key)
+            if address not in self._claimants.held:
+                self._wildcards.discard(address)
+        for address in after - before:
+            self._claimants.add(address, key)
+            if is_wildcard(address.host):
+                self._wildcards.add(address)
+        used, uses = _backend_hashes(old), _backend_hashes(plan)
+        for number in used - uses:
+            self._backend_users.discard(number, key)
+        for number in uses - used:
+            self._backend_users.add(number, key)
+        if old and plan and old.created != plan.created:
+            return before | after
+        return before ^ after
+
+    def _settle(self, plan: ServicePlan) -> ServicePlan:
+        problems: list[Problem] = []
+        frontends = [each for each in plan.frontends if self._holds(plan, each, problems)]
+        seen: set[Address] = set()
+        for each in tuple(frontends):
+            if each.address in seen:
+                frontends.remove(each)
+                problems.append(Problem(_subject(plan.key), f"asks for {each.address} twice; the first one is used"))
+            seen.add(each.address)
+        pools = [self._without_loops(plan.key, pool, problems) for pool in plan.pools]
+        if not problems:
+            return plan
+        empty = {pool.name for pool in pools if not pool.backends}
+        return msgspec.structs.replace(
+            plan,
+            pools=tuple(pools),
+            frontends=tuple(_rejecting(each) if each.pool in empty else each for each in frontends),
+            problems=(*plan.problems, *problems),
+        )
+
+    def _holds(self, plan: ServicePlan, frontend: Frontend, problems: list[Problem]) -> bool:
+        claimants = self._claimants.get(frontend.address)
+        if len(claimants) < 2:
+            return True
+        winner = min(claimants, key=self._precedence)
+        if winner == plan.key:
+            return True
+        message = f"asks for {frontend.address}, which {_subject(winner)} has; give one of them another address or port"
+        problems.append(Problem(_subject(plan.key), message))
+        return False
+
+    def _precedence(self, key: ObjectKey) -> tuple[bool, str, ObjectKey]:
+        created = self._plans[key].created
+        return (not created, created, key)
+
+    def _without_loops(self, key: ObjectKey, pool: PoolSpec, problems: list[Problem]) -> PoolSpec:
+        # Without wildcards a look into one dict clears nearly every backend.
+        suspects = [each for each in pool.backends if self._wildcards or each[:2] in self._claimants.held]
+        loops = {each.address: owner for each in suspects if (owner := self._owner(each.address))}
+        if not loops:
+            return pool
+        for address, owner in loops.items():
+            message = f"endpoint {address} of {pool.name} is a frontend of {owner} here, a loop; it is left out"
+            problems.append(Problem(_subject(key), message))
+        backends = tuple(each for each in pool.backends if each.address not in loops)
+        return msgspec.structs.replace(pool, backends=backends)
+
+    def _owner(self, address: Address) -> str:
+        """Who serves ``address`` on this machine, as far as the frontends tell; empty for nobody."""
+        for frontend in (address, *self._covering(address)):
+            for claimant in self._claimants.get(frontend):
+                return _subject(claimant)
+        return ""
+
+    def _covering(self, address: Address) -> Iterator[Address]:
+        """The wildcard frontends that take connections to ``address``; ``::`` takes both families."""
+        wildcards = [Address("::", address.port)]
+        if ":" not in address.host:
+            wildcards.append(Address("0.0.0.0", address.port))
+        for wildcard in wildcards:
+            if wildcard in self._wildcards and self._is_local(address.host):
+                yield wildcard
+
+    def _is_local(self, host: str) -> bool:
+        """Loopback, or an address that another frontend binds; other local addresses cannot be known here."""
+        if ipaddress.ip_address(host).is_loopback:
+            return True
+        return any(each.address.host == host for plan in self._plans.values() for each in plan.frontends)
+
+
+def is_wildcard(host: str) -> bool:
+    """True for the two addresses that mean every local address."""
+    return host in ("0.0.0.0", "::")
+
+
+def _addresses(plan: ServicePlan | None) -> set[Address]:
+    return {each.address for each in plan.frontends} if plan else set()
+
+
+def _backend_hashes(plan: ServicePlan | None) -> set[int]:
+    return {hash((each.host, each.port)) for pool in plan.pools for each in pool.backends} if plan else set()
+
+
+def _rejecting(frontend: Frontend) -> Frontend:
+    if frontend.keep_open:
+        return frontend
+    return msgspec.structs.replace(frontend, verdict=FrontendVerdict.REJECT)
+
+
+def _subject(key: ObjectKey) -> str:
+    return f"Service {key}" if key.namespace else f"Pool {key.name}"

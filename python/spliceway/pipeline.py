@@ -1,0 +1,299 @@
+"""Joins the stages in one nursery: facts and verdicts in, generations of desired state out.
+
+One task folds, plans, compares and applies in turns. A turn takes all that waits, so bursts coalesce, and touches only
+the Services that changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from spliceway.apply import Applier, Capture
+from spliceway.capture.bind import BindCapture
+from spliceway.claims import is_wildcard
+from spliceway.engine import TrioEngine, connect_bounds
+from spliceway.errors import EngineClosedError
+from spliceway.events import EventFan
+from spliceway.health.monitor import HealthMonitor
+from spliceway.health.passive import evidence_from_event
+from spliceway.inbox import Inbox
+from spliceway.model import (
+    Address,
+    FrontendState,
+    HealthCheck,
+    ObjectKey,
+    Problem,
+    ServicePlan,
+    SourceStatistics,
+    Verdict,
+)
+from spliceway.pace import Pace
+from spliceway.plan import EmbeddedPool, PlanOptions
+from spliceway.planning import Outcome, Planning
+from spliceway.settings import Listen, Settings
+
+if TYPE_CHECKING:
+    from spliceway._engine import EngineCounters, Event, Explanation
+    from spliceway.source import Source
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """The stages of one agent. Implements `spliceway.observe.observed.Observed`.
+
+    Args:
+        settings: what the user set.
+        engine: started by the caller, who also closes it.
+        source: where Services come from; None when only embedded pools are served.
+        gateway: serve nothing of a Service but what is listened to.
+        capture: how frontends are opened.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: TrioEngine,
+        source: Source | None = None,
+        *,
+        gateway: bool = False,
+        capture: Capture | None = None,
+    ) -> None:
+        options = PlanOptions.of(settings)
+        if gateway and options.listens is None:
+            options = msgspec.structs.replace(options, listens={})
+        self._engine = engine
+        self._source = source
+        self._rebind_interval = settings.rebind_interval
+        self._planning = Planning(options, source.synced_names if source else ())
+        self._applier = Applier(engine, capture or BindCapture())
+        self._monitor = HealthMonitor(settings.health, settings.probe_limit)
+        self._checks: dict[str, HealthCheck] = {}
+        self._inbox = Inbox(self._planning)
+        self._events = EventFan()
+        self._changed = trio.Event()
+        self._generation = 0
+        self._ready = self._draining = False
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all stages until cancelled.
+
+        Raises:
+            SourceError: the source cannot go on (inside an exception group).
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_turns)
+                nursery.start_soon(self._monitor.run, self._inbox.channel)
+                nursery.start_soon(self._receive_events)
+                nursery.start_soon(self._retry_failed)
+                if self._source:
+                    nursery.start_soon(self._source.run, self._inbox.channel)
+                task_status.started()
+        finally:
+            self._inbox.close()
+            self._events.close()
+            self._changed.set()
+
+    async def wait_ready(self) -> None:
+        """Wait until every source is synced and the first complete state was applied."""
+        while not self._ready:
+            await self.wait_change()
+
+    async def wait_generation(self, generation: int) -> None:
+        """Wait until the engine has ``generation`` or a later one."""
+        while self._generation < generation:
+            await self.wait_change()
+
+    async def wait_change(self) -> None:
+        """Wait until a generation was applied, or a problem came or went.
+
+        Raises:
+            EngineClosedError: the pipeline has stopped.
+        """
+        await self._changed.wait()
+        self._inbox.require_open()
+
+    async def drain(self, deadline: float) -> None:
+        """Close all frontends, let flows end, and reset those that are left after ``deadline`` seconds."""
+        self._draining = True
+        await self._applier.stop_accepting()
+        await self._drain_engine(deadline, None)
+
+    # --- what embedding programs ask for ----------------------------------------------------------------------------
+
+    async def embed(self, name: str, pool: EmbeddedPool | None, check: HealthCheck | None = None) -> None:
+        """Serve ``pool`` under ``name``, or (None) forget it. Returns when the engine has it.
+
+        ``check`` stays in force until the pool is forgotten; None leaves it as it is.
+        """
+
+        def change() -> None:
+            if check is not None:
+                self._checks[name] = check
+            if pool is None:
+                self._checks.pop(name, None)
+            self._planning.embed(name, pool)
+
+        await self._inbox.request(change)
+
+    async def listen(self, listen: Listen, *, wanted: bool = True) -> None:
+        """Put a Service behind an address (or take it away), and return when the engine has it.
+
+        While the Service is not known the address stays closed. Running flows go on when it is taken away.
+        """
+        await self._inbox.request(lambda: self._planning.listen(listen, wanted=wanted))
+
+    async def drain_pool(self, pool: str, deadline: float) -> None:
+        """Let the flows of ``pool`` end, and reset those that are left after ``deadline`` seconds."""
+        await self._drain_engine(deadline, pool)
+
+    def subscribe(self, pool: str) -> trio.MemoryReceiveChannel[Event]:
+        """The engine's events about ``pool`` (all of them when ""), until the channel is closed."""
+        return self._events.subscribe(pool)
+
+    def events_dropped(self) -> int:
+        """Events that some subscriber lost because it did not keep up."""
+        return self._events.dropped
+
+    # --- Observed ---------------------------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Every source is synced and the first complete desired state was applied."""
+        return self._ready
+
+    def draining(self) -> bool:
+        """Shutdown has begun."""
+        return self._draining
+
+    def generation(self) -> int:
+        """The number of the desired state that the engine has."""
+        return self._generation
+
+    def plans(self) -> Mapping[ObjectKey, ServicePlan]:
+        """The present plan of every Service; a copy, so any thread may read it."""
+        return self._planning.plans.copy()
+
+    def plan(self, key: ObjectKey) -> ServicePlan | None:
+        """The present plan of one Service; None when it asks for nothing."""
+        return self._planning.plans.get(key)
+
+    def frontends(self) -> Mapping[Address, FrontendState]:
+        """Every frontend that somebody asked for, and what became of it; a copy."""
+        return self._applier.frontends()
+
+    def frontend(self, address: Address) -> FrontendState | None:
+        """What became of one frontend; None when nobody asks for it."""
+        return self._applier.state(address)
+
+    def pool_problem(self, pool: str) -> Problem | None:
+        """Why the engine refused ``pool`` as it is wanted; None when it has it."""
+        return self._applier.pool_problem(pool)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """All present problems: of sources, plans, claims and sockets."""
+        plans = (problem for problems in self._planning.plan_problems.copy().values() for problem in problems)
+        return (*self._planning.store.problems(), *plans, *self._applier.problems())
+
+    def sources(self) -> tuple[SourceStatistics, ...]:
+        """One entry for each stream of facts."""
+        return self._source.statistics() if self._source else ()
+
+    def unhealthy(self) -> tuple[Verdict, ...]:
+        """The backends that health has set aside, with the reason."""
+        return self._monitor.unhealthy()
+
+    def counters(self, *, all_pools: bool = True) -> EngineCounters:
+        """The engine's counters; takes milliseconds with thousands of pools."""
+        return self._engine.counters(all_pools=all_pools)
+
+    def connect_bounds(self) -> tuple[float, ...]:
+        """Upper bounds in seconds of the counters' ``connect_buckets``, without +Inf."""
+        return connect_bounds()
+
+    def explain(self, frontend: Address, client: Address) -> Explanation:
+        """What a flow from ``client`` to ``frontend`` would do. Raises `KeyError` when nothing serves ``frontend``."""
+        for address in (frontend, Address("0.0.0.0", frontend.port), Address("::", frontend.port)):
+            state = self._applier.state(address)
+            if state is not None and (address == frontend or is_wildcard(address.host)):
+                return self._engine.explain(state.frontend.pool, client)
+        raise KeyError(f"nothing serves {frontend}")
+
+    # --- turns ------------------------------------------------------------------------------------------------------
+
+    async def _take_turns(self) -> None:
+        requests = await self._inbox.fold_waiting()
+        while True:
+            await self._turn()
+            for request in requests:
+                request.done.set()
+            requests = await self._inbox.wait()
+
+    async def _turn(self) -> None:
+        """Plan what is dirty and bring the engine there."""
+        synced = self._planning.store.synced
+        outcome = await self._planning.replan()
+        await self._watch(outcome)
+        first = synced and not self._ready
+        if outcome.steps or first:
+            await self._applier.execute(outcome.steps, self._generation + 1)
+            self._generation += 1
+            self._ready = synced
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("generation %d: %s", self._generation, "; ".join(map(str, outcome.steps[:10])))
+        self._tell_change()
+
+    async def _watch(self, outcome: Outcome) -> None:
+        """Tell health which backends there are."""
+        pace = Pace()
+        for key, plan in outcome.new.items():
+            before = outcome.old[key]
+            gone = {pool.name for pool in before.pools} if before else set[str]()
+            for pool in plan.pools if plan else ():
+                gone.discard(pool.name)
+                backends = tuple(backend.address for backend in pool.backends)
+                self._monitor.update_pool(pool.name, backends, self._checks.get(pool.name))
+            for name in gone:
+                self._monitor.remove_pool(name)
+            await pace.breathe()
+
+    # --- the tasks beside it ----------------------------------------------------------------------------------------
+
+    async def _receive_events(self) -> None:
+        while True:
+            try:
+                events = await self._engine.receive_events()
+            except trio.ClosedResourceError:
+                raise EngineClosedError("the engine was closed while the pipeline still ran") from None
+            for event in events:
+                if evidence := evidence_from_event(event):
+                    self._monitor.observe(evidence)
+                if event.kind in ("paused", "resumed", "worker-died"):
+                    log.warning("engine: %s: %s", event.kind, event.reason)
+                self._events.publish(event)
+
+    async def _retry_failed(self) -> None:
+        while True:
+            await trio.sleep(self._rebind_interval)
+            if self._applier.failing() and await self._applier.retry_failed():
+                self._tell_change()
+
+    async def _drain_engine(self, deadline: float, pool: str | None) -> None:
+        with self.subscribe(pool or "") as events:
+            self._engine.drain(deadline, pool)
+            # The engine cuts at the deadline; one second more only guards against a lost event.
+            with trio.move_on_after(deadline + 1):
+                async for event in events:
+                    if event.kind == "drained" and event.pool == (pool or ""):
+                        return
+
+    def _tell_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -1,0 +1,108 @@
+"""Handles of what a `LoadBalancer` serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from spliceway.errors import EngineError
+from spliceway.inputs import BackendLike, backends_of
+from spliceway.model import Address
+from spliceway.plan import EmbeddedPool
+from spliceway.settings import Listen
+
+if TYPE_CHECKING:
+    from spliceway._engine import Event, PoolCounters
+    from spliceway.gateway import LoadBalancer
+
+
+class Served:
+    """An address that is served. ``address`` tells the real port when 0 was asked for."""
+
+    def __init__(self, balancer: LoadBalancer, address: Address) -> None:
+        self._balancer = balancer
+        self.address = address
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool behind the address at present.
+
+        Raises:
+            EngineError: the address is not served (any more, or because its Service does not exist).
+        """
+        state = self._balancer.pipeline.frontend(self.address)
+        if state is None:
+            raise EngineError(f"{self.address} is not served at present")
+        return state.frontend.pool
+
+    def statistics(self) -> PoolCounters:
+        """The pool's running totals.
+
+        Raises:
+            EngineError: the address is not served.
+        """
+        try:
+            return self._balancer.engine.pool_counters(self.pool)
+        except KeyError:
+            raise EngineError(f"{self.address} is not served at present") from None
+
+    def events(self) -> trio.MemoryReceiveChannel[Event]:
+        """What happens to the pool from now on, for ``async for``. A reader that does not keep up loses some."""
+        return self._balancer.pipeline.subscribe(self.pool)
+
+
+class ServedPool(Served):
+    """A pool of backends that this program gave."""
+
+    def __init__(self, balancer: LoadBalancer, address: Address, spec: EmbeddedPool) -> None:
+        super().__init__(balancer, address)
+        self._spec = spec
+        self._closed = False
+
+    @property
+    def pool(self) -> str:
+        """The name of the pool."""
+        return self._spec.name
+
+    async def update(self, backends: Iterable[BackendLike]) -> None:
+        """Replace the backends; new flows use them when this returns, running flows go on.
+
+        Raises:
+            SettingsError: a backend is not usable; the text names it. Nothing is changed.
+            EngineError: the pool was closed.
+        """
+        spec = msgspec.structs.replace(self._spec, backends=backends_of(backends))
+        if self._closed:
+            raise EngineError(f"pool {self.pool} is closed")
+        self._spec = spec
+        await self._balancer.pipeline.embed(spec.name, spec)
+
+    async def drain(self, deadline: float = 30.0) -> None:
+        """Close the address, let flows end, and reset those that are left after ``deadline`` seconds."""
+        if self._closed:
+            return
+        self._spec = msgspec.structs.replace(self._spec, address=None)
+        await self._balancer.pipeline.embed(self.pool, self._spec)
+        await self._balancer.pipeline.drain_pool(self.pool, deadline)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the address at once; running flows go on. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            await self._balancer.forget(self.pool)
+
+
+class ServedService(Served):
+    """A Service of the cluster behind an address of this program."""
+
+    def __init__(self, balancer: LoadBalancer, listen: Listen) -> None:
+        super().__init__(balancer, listen.address)
+        self._listen = listen
+
+    async def close(self) -> None:
+        """Close the address; running flows go on. A second call does nothing."""
+        await self._balancer.unlisten(self._listen)

@@ -1,0 +1,136 @@
+"""Addresses that two Services ask for, and loops. A failure sends clients to the wrong Service, or in circles."""
+
+from __future__ import annotations
+
+import time
+
+from spliceway.claims import Claims
+from spliceway.model import Address, Backend, Frontend, FrontendVerdict, ObjectKey, PoolSpec, ServicePlan
+
+VIP = Address("10.96.0.1", 80)
+
+
+def plan(name: str, *addresses: Address, backends: tuple[Address, ...] = (), created: str = "") -> ServicePlan:
+    key = ObjectKey("default", name)
+    verdict = FrontendVerdict.SERVE if backends else FrontendVerdict.REJECT
+    pool = PoolSpec(str(key), tuple(Backend(*address) for address in backends))
+    return ServicePlan(key, (pool,), tuple(Frontend(each, str(key), verdict) for each in addresses), created=created)
+
+
+def settle(claims: Claims, *plans: ServicePlan) -> dict[str, ServicePlan | None]:
+    return {key.name: settled for key, settled in claims.fold({each.key: each for each in plans}).items()}
+
+
+POD = (Address("10.0.0.1", 8080),)
+
+
+def test_s14_the_oldest_claimant_wins_whoever_comes_first() -> None:
+    young = plan("a", VIP, backends=POD, created="2026-02-01T00:00:00Z")
+    old = plan("b", VIP, backends=POD, created="2026-01-01T00:00:00Z")
+    undated = plan("0", VIP, backends=POD)
+    for order in ((young, old, undated), (undated, old, young), (old, undated, young)):
+        claims = Claims()
+        settled: dict[str, ServicePlan | None] = {}
+        for each in order:
+            settled.update(settle(claims, each))
+        assert settled["b"] == old
+        for loser in (settled["a"], settled["0"]):
+            assert loser is not None
+            assert not loser.frontends
+            assert [problem.message for problem in loser.problems] == [
+                "asks for 10.96.0.1:80, which Service default/b has; give one of them another address or port"
+            ]
+
+
+def test_s14_without_dates_the_name_decides_and_the_loser_takes_over() -> None:
+    """When the winner goes, its address must not stay dead until somebody touches the loser."""
+    claims = Claims()
+    first, second = plan("a", VIP, backends=POD), plan("b", VIP, backends=POD)
+    settle(claims, second)
+    settled = settle(claims, first)
+    assert settled["a"] == first
+    assert settled["b"] is not None
+    assert not settled["b"].frontends
+    assert claims.fold({first.key: None}) == {first.key: None, second.key: second}
+
+
+def test_one_service_that_asks_twice_is_told() -> None:
+    (settled,) = settle(Claims(), plan("a", VIP, VIP, backends=POD)).values()
+    assert settled is not None
+    assert settled.frontends == plan("a", VIP, backends=POD).frontends
+    assert "twice" in settled.problems[0].message
+
+
+def test_a_backend_that_is_a_frontend_of_ours_is_left_out_in_either_order() -> None:
+    front = plan("front", VIP, backends=(Address("10.96.0.2", 80), *POD))
+    other = plan("other", Address("10.96.0.2", 80), backends=POD)
+    for order in ((front, other), (other, front)):
+        claims = Claims()
+        settled: dict[str, ServicePlan | None] = {}
+        for each in order:
+            settled.update(settle(claims, each))
+        found = settled["front"]
+        assert found is not None
+        assert [backend.address for backend in found.pools[0].backends] == [*POD]
+        assert found.frontends[0].verdict is FrontendVerdict.SERVE
+        assert found.problems[0].message == (
+            "endpoint 10.96.0.2:80 of default/front is a frontend of Service default/other here, a loop; it is left out"
+        )
+        assert claims.fold({other.key: None})[front.key] == front, "the endpoint comes back when the loop is gone"
+
+
+def test_a_service_that_is_its_own_backend_refuses_clients() -> None:
+    """Otherwise one connection would multiply until all file descriptors are used up."""
+    (settled,) = settle(Claims(), plan("a", VIP, backends=(VIP,))).values()
+    assert settled is not None
+    assert settled.pools[0].backends == ()
+    assert settled.frontends[0].verdict is FrontendVerdict.REJECT
+
+
+def test_wildcards_cover_loopback_and_the_addresses_of_other_frontends() -> None:
+    claims = Claims()
+    loops = (Address("127.0.0.5", 80), Address("10.96.0.7", 80), Address("::1", 80))
+    app = plan("app", Address("10.96.0.7", 81), backends=(*loops, Address("10.0.0.9", 80)))
+    settle(claims, app)
+    settled = settle(claims, plan("any", Address("0.0.0.0", 80), backends=POD))["app"]
+    assert settled is not None
+    assert [each.host for each in settled.pools[0].backends] == ["::1", "10.0.0.9"]
+    settled = settle(claims, plan("six", Address("::", 80), backends=POD))["app"]
+    assert settled is not None
+    assert [each.host for each in settled.pools[0].backends] == ["10.0.0.9"]
+    claims.fold({ObjectKey("default", "any"): None})
+    assert claims.fold({ObjectKey("default", "six"): None})[app.key] == app
+
+
+def test_embedded_pools_keep_their_port_open_when_they_loop() -> None:
+    key = ObjectKey("", "web")
+    pool = PoolSpec("web", (Backend(*VIP),))
+    settled = Claims().fold({key: ServicePlan(key, (pool,), (Frontend(VIP, "web", keep_open=True),))})[key]
+    assert settled is not None
+    assert settled.pools[0].backends == ()
+    assert settled.frontends[0].verdict is FrontendVerdict.SERVE
+    assert settled.problems[0].subject == "Pool web"
+
+
+def test_one_change_costs_the_same_among_ten_thousand() -> None:
+    """An endpoint change must reach the engine in milliseconds in a big cluster."""
+
+    def many(count: int) -> Claims:
+        claims = Claims()
+        for number in range(count):
+            high, low = divmod(number, 250)
+            pods = tuple(Address(f"10.{high}.{low}.{each}", 8080) for each in range(5))
+            made = plan(f"s{number}", Address(f"11.0.{high}.{low}", 80), backends=pods)
+            claims.fold({made.key: made})
+        return claims
+
+    def cost(claims: Claims) -> float:
+        changed = plan("s7", Address("11.0.0.7", 80), backends=POD)
+        best = float("inf")
+        for _ in range(50):
+            start = time.perf_counter()
+            claims.fold({changed.key: changed})
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    assert cost(many(10_000)) < 20 * cost(many(10)) + 0.0005
