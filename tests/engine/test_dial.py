@@ -18,6 +18,11 @@ def ask(r: Rig) -> bytes:
         return client.recv(10)
 
 
+def ask_on(client: socket.socket) -> bytes:
+    client.sendall(b"who?")
+    return client.recv(10)
+
+
 @pytest.mark.parametrize("balance", ["maglev", "random", "round-robin", "least-conn", "p2c"])
 def test_a_dead_backend_is_never_noticed(balance: str) -> None:
     """With one of three backends dead, every client is served by another one, whatever the balancing."""
@@ -169,6 +174,30 @@ def test_replay_saves_a_request_in_the_hands_of_a_dying_backend(by_reset: bool) 
         counters = r.counters()
         assert (counters.replayed, counters.failed) == (2, 0)
         assert [e.kind for e in r.engine.take_events()].count("backend-aborted") == 2
+
+
+def test_a_backend_that_resets_before_anything_was_sent_is_replaced() -> None:
+    """A Pod that is killed with connections in its accept queue costs nobody anything, replay or not."""
+    with Backend(reset) as a, Backend(named(b"b")) as b, rig([a.address, b.address]) as r:
+        for _ in range(10):
+            with r.connect() as client:
+                wait_until(lambda: r.counters().active == sum(c.active for c in r.counters().backends), "the dial")
+                assert ask_on(client) == b"b"
+        assert (r.counters().failed, r.counters().replayed) == (0, 0)
+        assert r.counters().saved > 0
+
+
+def test_replay_covers_a_backend_that_closes_before_it_was_sent_anything() -> None:
+    """With replay, a backend that was killed between the connect and the request is replaced as well."""
+
+    def closes(connection: socket.socket) -> None:
+        connection.close()
+
+    with Backend(closes) as a, Backend(named(b"b")) as b, rig([]) as r:
+        r.apply([a.address, b.address], retry=policy(replay=True))
+        for _ in range(10):
+            with r.connect() as client:
+                assert ask_on(client) == b"b"
 
 
 def test_without_replay_nothing_is_sent_twice() -> None:

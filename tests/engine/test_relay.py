@@ -58,11 +58,13 @@ def test_backend_reset_reaches_the_client_as_reset(warm: int) -> None:
     begun = threading.Event()
 
     def crash(connection: socket.socket) -> None:
+        connection.recv(1)
         connection.sendall(bytes(warm))
         begun.wait(PATIENCE)
         reset(connection)
 
     with Backend(crash) as backend, rig([backend.address]) as r, r.connect() as client:
+        client.sendall(b"x")
         left = warm
         while left:
             left -= len(client.recv(min(left, MIB)))

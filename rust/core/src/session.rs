@@ -113,6 +113,8 @@ pub struct Session {
     hold_limit: u32,
     /// Client bytes held so far.
     held: u32,
+    /// No byte was read from either side yet.
+    untouched: bool,
 }
 
 impl Session {
@@ -120,7 +122,7 @@ impl Session {
     /// held until the backend has sent its first byte.
     #[must_use]
     pub fn new(hold_limit: u32) -> Self {
-        Self { phase: Phase::Dialling, up: Half::NEW, down: Half::NEW, hold_limit, held: 0 }
+        Self { phase: Phase::Dialling, up: Half::NEW, down: Half::NEW, hold_limit, held: 0, untouched: true }
     }
 
     /// The backend's connection stands.
@@ -177,6 +179,7 @@ impl Session {
     pub fn read(&mut self, from: Side, n: usize) {
         let n = u32::try_from(n).unwrap_or(u32::MAX);
         debug_assert!(self.may_read(from) && n > 0);
+        self.untouched = false;
         self.half_mut(from).pending = n;
         match from {
             Side::Client if self.hold_limit > 0 => {
@@ -208,7 +211,8 @@ impl Session {
 
     /// `from` will send no more bytes.
     pub fn read_end(&mut self, from: Side) -> Step {
-        if from == Side::Backend && self.replayable() {
+        // Without a replay, an end without a byte is the backend's answer like any other.
+        if from == Side::Backend && self.holding() && self.replaceable() {
             return self.redial();
         }
         if self.half(from.peer()).state == HalfState::Broken {
@@ -231,7 +235,7 @@ impl Session {
 
     /// Reading from `side` failed: it reset the connection.
     pub fn read_failed(&mut self, side: Side) -> Step {
-        if side == Side::Backend && self.replayable() {
+        if side == Side::Backend && self.replaceable() {
             return self.redial();
         }
         self.end(reset_by(side))
@@ -239,7 +243,7 @@ impl Session {
 
     /// Writing to `side` failed. What it sent before its reset is still read and passed on; then the other side is reset.
     pub fn write_failed(&mut self, side: Side) -> Step {
-        if side == Side::Backend && self.replayable() {
+        if side == Side::Backend && self.replaceable() {
             return self.redial();
         }
         let toward = self.half_mut(side.peer());
@@ -248,20 +252,17 @@ impl Session {
         if self.half(side).finished() { self.end(reset_by(side)) } else { Step::Go }
     }
 
-    /// Whether the backend may be given up for another without the client noticing: it sent nothing, and all that the
-    /// client sent is held.
+    /// Whether the backend may be given up for another without the client noticing: the backend sent nothing, and the
+    /// client sent nothing either or all of it is held.
     #[must_use]
-    pub fn replayable(&self) -> bool {
-        self.phase == Phase::Relaying && self.hold_limit > 0 && self.held > 0
+    pub fn replaceable(&self) -> bool {
+        self.phase == Phase::Relaying && (self.untouched || self.hold_limit > 0)
     }
 
+    /// What is held is pending again. A client that has ended says so again when it is read again.
     fn redial(&mut self) -> Step {
         self.phase = Phase::Dialling;
-        self.up.pending = self.held;
-        self.up.state = match self.up.state {
-            HalfState::Draining | HalfState::Done => HalfState::Draining,
-            HalfState::Open | HalfState::Broken => HalfState::Open,
-        };
+        self.up = Half { state: HalfState::Open, pending: self.held };
         self.down = Half::NEW;
         Step::Redial
     }

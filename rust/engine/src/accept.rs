@@ -131,6 +131,7 @@ impl Worker {
                 target: None,
                 began: self.now,
                 ends: self.now,
+                saved: false,
                 held: Vec::new(),
             })),
             serving: None,

@@ -166,7 +166,7 @@ impl Worker {
         };
         let pool = &flow.counted.pool;
         pool.observe_connect(now.saturating_sub(dialling.began));
-        if dialling.attempt > 1 {
+        if dialling.attempt > 1 && !std::mem::replace(&mut dialling.saved, true) {
             pool.saved.fetch_add(1, Relaxed);
         }
         target.0.flows.fetch_add(1, Relaxed);
@@ -176,9 +176,6 @@ impl Worker {
         flow.serving = Some(target);
         flow.session.connected();
         flow.lanes[at(Side::Client)].buffer.clone_from(&dialling.held);
-        if !flow.session.holding() {
-            flow.dialling = None;
-        }
         if recovered {
             self.report(id, EventKind::ConnectRecovered, Some(backend), "connected", 1);
         }
@@ -189,17 +186,19 @@ impl Worker {
         self.carry_out(id, step);
     }
 
-    /// The backend ended before it sent anything, and all that the client sent is held: dial another one.
-    pub(crate) fn replay(&mut self, id: FlowId) {
+    /// The backend ended before it sent anything, and nothing that the client sent is lost with it: dial another one.
+    pub(crate) fn redial(&mut self, id: FlowId) {
         let now = self.now;
         let Some(flow) = self.flow(id) else { return };
-        flow.counted.pool.replayed.fetch_add(1, Relaxed);
+        if flow.session.pending(Side::Client) > 0 {
+            flow.counted.pool.replayed.fetch_add(1, Relaxed);
+        }
         let backend = flow.serving.take().map(|serving| serving.0.address);
         flow.watched[at(Side::Backend)] = None;
         if let Some(fd) = flow.backend.take() {
             socket::reset(fd);
         }
-        flow.lanes = Default::default(); // while bytes are held, nothing is spliced: no pipe is lost here
+        flow.lanes = Default::default(); // nothing is spliced yet: no pipe is lost here
         if let Some(dialling) = flow.dialling.as_mut() {
             dialling.dial.restart(now);
         }

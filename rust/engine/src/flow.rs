@@ -110,7 +110,7 @@ pub(crate) struct Arrival {
     pub(crate) counted: Counted,
 }
 
-/// The attempts of a flow to get a backend. Kept after success only while a replay is possible.
+/// The attempts of a flow to get a backend. Kept after success only while another backend could take over.
 #[derive(Debug)]
 pub(crate) struct Dialling {
     pub(crate) dial: Dial,
@@ -121,6 +121,8 @@ pub(crate) struct Dialling {
     pub(crate) target: Option<Serving>,
     pub(crate) began: Duration,
     pub(crate) ends: Duration,
+    /// The flow is counted as saved by a retry.
+    pub(crate) saved: bool,
     /// Client bytes that another backend would need.
     pub(crate) held: Vec<u8>,
 }

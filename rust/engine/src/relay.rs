@@ -77,7 +77,6 @@ pub(crate) fn failed(flow: &mut Flow, side: Side) -> Option<Step> {
 }
 
 fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
-    let holding = flow.session.holding();
     let streak = flow.lanes[at(from)].streak;
     let size = READ_SIZES[usize::from(streak).min(READ_SIZES.len() - 1)];
     let Some(source) = flow.socket(from) else {
@@ -90,7 +89,7 @@ fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
         Err(_) => return Moved::Step(flow.session.read_failed(from)),
     };
     flow.session.read(from, n);
-    if holding {
+    if flow.dialling.is_some() {
         hold(flow, from, &tools.scratch[..n]);
     }
     let full = n == size;
@@ -110,9 +109,9 @@ fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
     }
 }
 
-/// Keep what a replay would need, or forget it all when a replay has become impossible.
+/// Keep what another backend would need, or forget it all when none can take over any more.
 fn hold(flow: &mut Flow, from: Side, bytes: &[u8]) {
-    if !flow.session.holding() {
+    if !flow.session.replaceable() {
         flow.dialling = None;
     } else if from == Side::Client
         && let Some(dialling) = flow.dialling.as_mut()

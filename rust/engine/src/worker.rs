@@ -196,7 +196,7 @@ impl Worker {
                         let _ = flow.socket(side).map(socket::shutdown_write);
                     }
                 }
-                Step::Redial => return self.replay(id),
+                Step::Redial => return self.redial(id),
                 Step::End(end) => return self.finish(id, end),
             }
         }

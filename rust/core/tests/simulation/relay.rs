@@ -290,6 +290,7 @@ impl<'a> Relay<'a> {
         self.backend = None;
         self.watched = [None; 2];
         self.seen[1] = Seen::default();
+        self.seen[0].end = false; // the client's end is told again
         self.write_failed = None;
         self.lanes = [self.held.clone(), Vec::new()];
     }
