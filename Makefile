@@ -40,7 +40,7 @@ test: setup ## all tests that need no Kubernetes build (those in network namespa
 
 test-cluster: setup ## the real API server and etcd are built (Go; five minutes the first time) and tested against
 	$(BIN)/python tests/cluster/build.py kube-apiserver etcd
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python tests/cluster/run.py
 
 check: setup ## format, lint, types, layering
 	cargo fmt --all --check

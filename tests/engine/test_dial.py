@@ -6,6 +6,7 @@ import collections
 import contextlib
 import socket
 import threading
+from functools import partial
 
 import pytest
 
@@ -179,10 +180,15 @@ def test_replay_saves_a_request_in_the_hands_of_a_dying_backend(by_reset: bool) 
 def test_a_backend_that_resets_before_anything_was_sent_is_replaced() -> None:
     """A Pod that is killed with connections in its accept queue costs nobody anything, replay or not."""
     with Backend(reset) as a, Backend(named(b"b")) as b, rig([a.address, b.address]) as r:
-        for _ in range(10):
+
+        def on_b(flows: int) -> bool:
+            return any(c.port == b.address[1] and c.active and c.flows == flows for c in r.counters().backends)
+
+        for number in range(1, 11):
             with r.connect() as client:
-                wait_until(lambda: r.counters().active == sum(c.active for c in r.counters().backends), "the dial")
+                wait_until(partial(on_b, number), "the flow to be on the backend that lives")
                 assert ask_on(client) == b"b"
+            r.wait_idle()
         assert (r.counters().failed, r.counters().replayed) == (0, 0)
         assert r.counters().saved > 0
 

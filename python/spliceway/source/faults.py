@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from http import HTTPStatus
+from http.client import responses
 
 from spliceway.source.api import RefusedError
 from spliceway.source.events import Failed
@@ -48,8 +49,9 @@ class Backoff:
 def stream_error(error: Exception, name: str, host: str) -> StreamError:
     """Say in one sentence what went wrong with the requests for ``name``, and what to do."""
     if not isinstance(error, RefusedError):
-        return StreamError(f"the API server {host} cannot be used ({error}); the last state is kept")
-    said = f": {error.message}" if error.message else ""
+        return StreamError(f"the API server {host} cannot be used ({error})")
+    text = error.message.rstrip(".")
+    said = f": {text}" if text and text != responses.get(error.status) else ""
     if error.status == HTTPStatus.UNAUTHORIZED:
         message = (
             f"the API server {host} does not accept the credentials (401 Unauthorized{said}); "
@@ -61,7 +63,7 @@ def stream_error(error: Exception, name: str, host: str) -> StreamError:
             f"{name} to this account, as ClusterRole system:node-proxier does"
         )
     else:
-        message = f"the API server {host} answers with HTTP status {error.status}{said}; the last state is kept"
+        message = f"the API server {host} answers with HTTP status {error.status}{said}"
     return StreamError(message, error.status, min(error.retry_after, _LONGEST_RETRY_AFTER))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from spliceway.model import Fact, SourceStatistics
@@ -9,6 +11,8 @@ from spliceway.settings import SourceSettings
 from spliceway.source.api import Access
 from spliceway.source.resource import ENDPOINT_SLICES, SERVICES
 from spliceway.source.watch import KindStream
+
+log = logging.getLogger(__name__)
 
 #: threads: two read, two may still be ending the request before
 _THREADS = 8
@@ -22,6 +26,7 @@ class KubernetesSource:
 
     def __init__(self, settings: SourceSettings) -> None:
         access = Access(settings)
+        self._host = access.host
         limiter = trio.CapacityLimiter(_THREADS)
         self._streams = tuple(
             KindStream(resource, access, settings, limiter) for resource in (SERVICES, ENDPOINT_SLICES)
@@ -33,6 +38,7 @@ class KubernetesSource:
 
     async def run(self, facts: trio.MemorySendChannel[tuple[Fact, ...]]) -> None:
         """Send what the cluster says, then every change, until cancelled."""
+        log.info("waiting for Services and EndpointSlices of %s", self._host)
         async with trio.open_nursery() as nursery:
             for stream in self._streams:
                 nursery.start_soon(stream.forever, facts)

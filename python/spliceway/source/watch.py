@@ -73,6 +73,8 @@ class KindStream:
         #: where the next watch begins; None: a list is needed
         self._resume: str | None = None
         self._distrust = 0
+        #: in a row
+        self._failures = 0
         self._bad: dict[ObjectKey | None, tuple[Problem, ...]] = {}
         self._fault: Problem | None = None
         self._told: tuple[Problem, ...] = ()
@@ -281,6 +283,7 @@ class KindStream:
 
     def _progress(self) -> None:
         self._backoff.reset()
+        self._failures = 0
         self._distrust = 0
 
     def _note(self, error: StreamError) -> None:
@@ -289,7 +292,11 @@ class KindStream:
         self._last_error = error.message
         denied = error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
         self._renew = error.status == HTTPStatus.UNAUTHORIZED
-        self._fault = Problem("", error.message, self._origin, warning=not denied)
+        self._failures += 1
+        if error.status == HTTPStatus.FORBIDDEN and self._synced and self._failures == 1:
+            return  # an API server that was just started refuses everybody for a moment
+        kept = "; the last state is kept" if self._synced else ""
+        self._fault = Problem("", f"{error.message}{kept}", self._origin, warning=not denied)
         if error.status and not denied and error.status != HTTPStatus.TOO_MANY_REQUESTS:
             self._distrust += 1
             if self._distrust >= _DISTRUST:
