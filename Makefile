@@ -66,7 +66,7 @@ wheel: .make/tools ## an abi3 wheel in dist/
 	$(BIN)/maturin build --release --out dist
 
 lock: ## renew requirements.lock (needs uv)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --upgrade -q -o requirements.lock
+	uv pip compile pyproject.toml --group tools --universal --python-version 3.11 --generate-hashes --no-header --upgrade -q -o requirements.lock
 
 clean: ## remove everything that was built here
 	rm -rf $(VENV) .make target dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache python/spliceway/*.so
