@@ -205,6 +205,49 @@ def test_a_forked_child_is_told_and_the_parent_goes_on() -> None:
     assert run_child(FORK) == "parent fine\n"
 
 
+FORK_HOLDS_COPIES = """
+import os
+from support.rig import *
+ends = []
+def watch(connection):
+    connection.sendall(connection.recv(1))
+    ends.append(connection.recv(1))
+    connection.shutdown(socket.SHUT_WR)  # the child holds a copy of this socket of the test as well
+with Backend(watch) as backend, rig([backend.address]) as r:
+    ordered, cut = r.connect(), r.connect()
+    for client in (ordered, cut):
+        client.sendall(b"x"); assert client.recv(1) == b"x"
+    r.engine.take_events()
+    stay, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(go)
+        for client in (ordered, cut):
+            client.close()
+        os.read(stay, 1)
+        os._exit(0)
+    ordered.shutdown(socket.SHUT_WR)  # close() alone would not say it: the child holds a copy
+    wait_until(lambda: ends == [b""], "the backend to see the end")
+    assert ordered.recv(1) == b""
+    ordered.close()
+    r.engine.drain(0.0)
+    try:
+        cut.recv(1)
+    except ConnectionResetError:
+        print("cut")
+    cut.close()
+    listening(r.address).close()  # the address is free
+    print("free")
+    os.close(go)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_connections_open() -> None:
+    """multiprocessing in the host must not make clients hang, nor hold a port, for as long as the child lives."""
+    assert run_child(FORK_HOLDS_COPIES) == "cut\nfree\n"
+
+
 EXIT = """
 import sys, threading
 from support.rig import *

@@ -187,6 +187,60 @@ def test_a_stalled_reader_stops_the_writer_and_costs_nobody_else() -> None:
         r.wait_idle()
 
 
+def fill(sock: socket.socket) -> int:
+    """Write until nothing fits any more; returns how many bytes did."""
+    sock.setblocking(False)
+    written = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            written += sock.send(bytes(MIB))
+    sock.settimeout(PATIENCE)
+    return written
+
+
+def test_a_client_that_resets_frees_a_backend_that_does_not_read() -> None:
+    """A hung backend and clients that give up must not eat the node's descriptors."""
+    release = threading.Event()
+    outcomes: list[str] = []
+
+    def hung(connection: socket.socket) -> None:
+        release.wait(PATIENCE)
+        try:
+            read_all(connection)
+            outcomes.append("end")
+        except ConnectionResetError:
+            outcomes.append("reset")
+
+    with Backend(hung) as backend, rig([backend.address]) as r:
+        for _ in range(5):
+            client = r.connect()
+            assert fill(client) > 0
+            wait_until(lambda: r.counters().active > 0, "the flow")
+            reset(client)
+        r.wait_idle()
+        assert r.counters().ended_client_reset == 5
+        release.set()
+        wait_until(lambda: len(outcomes) == 5, "the backend to see the ends")
+        assert outcomes == ["reset"] * 5
+
+
+def test_a_backend_that_resets_frees_a_client_that_does_not_read() -> None:
+    """The same the other way round: a stalled client must not keep a dead backend's flow."""
+
+    def pours_then_crashes(connection: socket.socket) -> None:
+        connection.recv(1)
+        fill(connection)
+        reset(connection)
+
+    with Backend(pours_then_crashes) as backend, rig([backend.address]) as r, r.connect() as client:
+        client.sendall(b"x")
+        wait_until(lambda: r.counters().bytes_out > 0, "the flow")
+        r.wait_idle()
+        assert r.counters().ended_backend_reset == 1
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
 def test_garbage_and_sudden_ends_never_stop_a_worker() -> None:
     """Nothing that a client or a backend sends, or fails to send, may crash or stall the engine."""
     random_source = random.Random(7)

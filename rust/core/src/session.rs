@@ -159,6 +159,12 @@ impl Session {
         self.half(from).pending as usize
     }
 
+    /// Whether `side` has reset the connection, and only what it sent before is still passed on.
+    #[must_use]
+    pub fn broken(&self, side: Side) -> bool {
+        self.half(side.peer()).state == HalfState::Broken
+    }
+
     /// Whether bytes of `from` may be read: its direction is open, and all that was read before has been written.
     #[must_use]
     pub fn may_read(&self, from: Side) -> bool {

@@ -36,11 +36,10 @@ impl Worker {
             End::Drained => pool.ended_drained.fetch_add(1, Relaxed),
             End::NoBackend => 0, // counted with its reason
         };
-        if end != End::Closed {
-            socket::reset(flow.client);
-            if let Some(backend) = flow.backend {
-                socket::reset(backend);
-            }
+        let close = if end == End::Closed { socket::close } else { socket::reset };
+        close(flow.client);
+        if let Some(backend) = flow.backend {
+            close(backend);
         }
     }
 

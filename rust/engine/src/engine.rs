@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use spliceway_core::hash::flow_key;
 use spliceway_core::pool::{Balance, PoolSpec};
 use spliceway_core::rng::Rng;
-use spliceway_io::{adopt, socket, thread};
+use spliceway_io::{adopt, fork, socket, thread};
 
 use crate::accept;
 use crate::config::{Config, EngineError};
@@ -83,6 +83,7 @@ impl Engine {
             Threads::Running(..) => return Err(EngineError::AlreadyStarted),
             Threads::Closed => return Err(EngineError::Closed),
         }
+        fork::watch();
         let (done, all_done) = mpsc::channel();
         let mut handles = Vec::new();
         for number in 0..self.shared.doors.len() {
@@ -155,8 +156,10 @@ impl Engine {
     pub fn remove_listener(&self, listener: usize) -> Result<(), EngineError> {
         let mut registry = lock(&self.registry);
         let entry = self.shared.listeners.take(listener).ok_or(EngineError::UnknownListener(listener))?;
-        if let Some(socket) = entry.socket().take() {
-            accept::rescue(&self.shared, &socket, entry.slot());
+        let listener = entry.socket().take();
+        if let Some(listener) = listener {
+            accept::rescue(&self.shared, &listener, entry.slot());
+            socket::close_listener(listener);
         }
         registry.detach(entry.slot());
         Ok(())

@@ -1,10 +1,9 @@
 //! Listening sockets. Every worker watches every one of them; the kernel wakes one worker for a new connection.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-
-use slab::Slab;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A listening socket and the slot of the pool behind it.
 #[derive(Debug)]
@@ -28,31 +27,50 @@ impl Listener {
     }
 }
 
-/// All listeners by number.
+/// All listeners by number. A number is never used again: an old handle must not close a new listener.
 #[derive(Debug, Default)]
-pub(crate) struct Listeners(RwLock<Slab<Arc<Listener>>>);
+pub(crate) struct Listeners(RwLock<Numbered>);
+
+#[derive(Debug, Default)]
+struct Numbered {
+    by_number: HashMap<usize, Arc<Listener>>,
+    next: usize,
+}
 
 impl Listeners {
     pub(crate) fn add(&self, socket: OwnedFd, slot: u32) -> usize {
         let listener = Listener { socket: Mutex::new(Some(socket)), slot: AtomicU32::new(slot) };
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::new(listener))
+        let mut listeners = self.write();
+        let number = listeners.next;
+        listeners.next += 1;
+        listeners.by_number.insert(number, Arc::new(listener));
+        number
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<Arc<Listener>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(number).cloned()
+        self.read().by_number.get(&number).cloned()
     }
 
     pub(crate) fn take(&self, number: usize) -> Option<Arc<Listener>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).try_remove(number)
+        self.write().by_number.remove(&number)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.read().by_number.len()
     }
 
     /// The numbers of the listeners of `slot`, or of all.
     pub(crate) fn numbers(&self, slot: Option<u32>) -> Vec<usize> {
-        let listeners = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        listeners.iter().filter(|(_, l)| slot.is_none_or(|slot| l.slot() == slot)).map(|(n, _)| n).collect()
+        let listeners = self.read();
+        let wanted = listeners.by_number.iter().filter(|(_, l)| slot.is_none_or(|slot| l.slot() == slot));
+        wanted.map(|(&number, _)| number).collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Numbered> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Numbered> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
 /// What its peer sent before is still passed on. While bytes of it wait for the slower side, its hang-up would be told
 /// again and again, so the caller must not watch the socket until more may be read. `None` says so.
 pub(crate) fn failed(flow: &mut Flow, side: Side) -> Option<Step> {
-    if flow.socket(side).and_then(socket::take_error).is_some() {
+    if flow.socket(side).and_then(socket::take_error).is_some() && !flow.session.broken(side) {
         let step = write_failed(flow, side.peer());
         return (step != Step::Go || flow.session.pending(side) == 0).then_some(step);
     }

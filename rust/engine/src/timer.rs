@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spliceway_core::session::Side;
+
 use crate::drains::Drain;
 use crate::flow::FlowId;
 
@@ -15,6 +17,8 @@ pub(crate) enum Due {
     DialTimeout { flow: FlowId, attempt: u32 },
     /// A flow that waits before its attempt number `attempt` may dial.
     DialNow { flow: FlowId, attempt: u32 },
+    /// The last bytes of `side`, which has reset, have waited for the other side long enough.
+    LastBytes { flow: FlowId, side: Side },
     /// Try to accept again.
     Unpark,
     /// Cut flows whose backend's drain deadline has passed.

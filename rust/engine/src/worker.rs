@@ -24,6 +24,9 @@ use crate::timer::{Due, Timers};
 /// Descriptors that one wait reports at most: enough to spread the cost of the call, few enough to stay fair.
 const BATCH: usize = 256;
 
+/// How long bytes that a peer sent before its reset may wait for the other side; then that side is reset as well.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 /// What relaying needs beside the flow.
 pub(crate) struct Tools {
     pub(crate) shared: Arc<Shared>,
@@ -147,6 +150,7 @@ impl Worker {
             match due {
                 Due::DialTimeout { flow, attempt } => self.dial_timed_out(flow, attempt),
                 Due::DialNow { flow, attempt } => self.dial_waited(flow, attempt),
+                Due::LastBytes { flow, side } => self.last_bytes_waited(flow, side),
                 Due::Unpark => self.unpark(),
                 Due::CutLeaving => self.cut_leaving(),
                 Due::CutDrain(drain) => self.cut_drain(&drain),
@@ -176,10 +180,21 @@ impl Worker {
         if step == Step::Go && ready.failed {
             step = relay::failed(flow, side).unwrap_or_else(|| {
                 mute(flow, side, &self.tools.shared.doors[self.number]);
+                if flow.session.broken(side) {
+                    self.timers.add(self.now + LAST_BYTES, Due::LastBytes { flow: id, side });
+                }
                 Step::Go
             });
         }
         self.carry_out(id, step);
+    }
+
+    /// A peer has reset, and the other one did not take its last bytes in time.
+    fn last_bytes_waited(&mut self, id: FlowId, side: Side) {
+        if let Some(flow) = self.flow(id) {
+            let step = flow.session.read_failed(side);
+            self.carry_out(id, step);
+        }
     }
 
     /// Do what the session asked for, and tell the poll what is of interest now.

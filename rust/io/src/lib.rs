@@ -1,9 +1,10 @@
 //! Sockets, pipes, readiness and wake-ups: thin, owned, and typed. No policy lives here.
 //!
 //! Every descriptor is an `OwnedFd`; nothing is closed twice and nothing leaks on a panic. The `unsafe` blocks of the
-//! whole workspace are in [`adopt`] and [`thread`].
+//! whole workspace are in [`adopt`], [`fork`] and [`thread`].
 
 pub mod adopt;
+pub mod fork;
 pub mod pipe;
 pub mod poll;
 pub mod socket;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, getpeername,
-    recv, send, shutdown, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, connect_unspec,
+    getpeername, recv, send, shutdown, socket_with, sockopt,
 };
+
+use crate::fork;
 
 /// Prepare a listening socket that was opened elsewhere. Connections accepted from it inherit the options.
 ///
@@ -105,8 +107,25 @@ pub fn shutdown_write(fd: impl AsFd) -> Result<(), Errno> {
     shutdown(fd, Shutdown::Write)
 }
 
+/// Close in order. After a fork the peer must be told before, since a child may hold the socket open.
+pub fn close(fd: OwnedFd) {
+    if fork::noticed() {
+        let _ = shutdown(&fd, Shutdown::Both);
+    }
+    drop(fd);
+}
+
 /// Close with RST: the peer sees an error, not an end of stream. Unsent bytes are thrown away.
 pub fn reset(fd: OwnedFd) {
     let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+    if fork::noticed() {
+        let _ = connect_unspec(&fd);
+    }
+    drop(fd);
+}
+
+/// Close a listening socket, also if a child holds a copy of it.
+pub fn close_listener(fd: OwnedFd) {
+    let _ = shutdown(&fd, Shutdown::Both);
     drop(fd);
 }
