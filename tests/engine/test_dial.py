@@ -128,6 +128,16 @@ def test_a_drain_deadline_cuts_what_is_left_of_a_removed_backend() -> None:
         assert r.counters().ended_drained == 1
 
 
+def test_a_drain_that_is_set_after_the_backend_left_counts_as_well() -> None:
+    """An operator who bounds the drain while flows still run must not wait for ever."""
+    with Backend(echo) as a, Backend(echo) as b, rig([a.address]) as r, r.connect() as old:
+        greet(old)
+        r.apply([b.address])
+        r.apply([b.address], drain=0.1)
+        with pytest.raises(ConnectionResetError):
+            old.recv(1)
+
+
 def test_a_removed_and_returned_backend_keeps_its_flows() -> None:
     """An endpoint that flaps within its drain time must not lose connections."""
     with Backend(echo) as a, Backend(echo) as b, rig([]) as r:

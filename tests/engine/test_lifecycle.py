@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
 import os
 import socket
@@ -13,7 +15,7 @@ import pytest
 from spliceway._engine import Engine
 from spliceway.errors import EngineClosedError, EngineError
 from support.child import run_child
-from support.rig import Backend, echo, listening, named, policy, rig, wait_until
+from support.rig import PATIENCE, Backend, Rig, echo, listening, named, policy, rig, wait_until
 
 
 def test_nothing_runs_before_start_and_after_close() -> None:
@@ -70,6 +72,60 @@ def test_a_listener_can_change_its_pool_and_wait_for_it() -> None:
         r.engine.apply([], ["q"], 3)
         with pytest.raises(ConnectionResetError), r.connect() as client:
             client.recv(1)
+
+
+def test_renaming_a_service_under_load_is_not_noticed() -> None:
+    """Make before break: new pool, retarget, remove the old one; no client is reset or served by another Service."""
+    seen: collections.Counter[bytes | str] = collections.Counter()
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                with r.connect() as sock:
+                    sock.sendall(b"who?")
+                    seen[sock.recv(1)] += 1
+            except OSError as error:
+                seen[repr(error)] += 1
+
+    with Backend(named(b"g")) as good, Backend(named(b"w")) as wrong, rig([]) as r:
+
+        def pool(name: str, backend: Backend) -> tuple[object, ...]:
+            return (name, "round-robin", policy(), None, ((*backend.address, 1, True),))
+
+        r.apply([good.address])
+        threads = [threading.Thread(target=client) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        last = "p"
+        for turn in range(600):
+            name, foreign = f"p{turn}", f"foreign{turn}"
+            r.engine.apply([pool(name, good)], [], turn)  # type: ignore[list-item]
+            r.engine.retarget_listener(r.listener, name)
+            r.engine.apply([], [last], turn)
+            r.engine.apply([pool(foreign, wrong)], [f"foreign{turn - 1}"], turn)  # type: ignore[list-item]
+            last = name
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert set(seen) == {b"g"}
+
+
+def test_connections_on_their_way_to_a_worker_are_reset_when_the_engine_closes() -> None:
+    """A host that closes the engine in a burst must not leave clients hanging."""
+    for _ in range(10):
+        with Backend(echo) as backend:
+            r = Rig([backend.address])
+            clients = [socket.socket() for _ in range(40)]
+            for client in clients:
+                client.setblocking(False)
+                client.connect_ex(r.address)
+            r.engine.close()
+            assert r.engine.counters().flows == 0
+            for client in clients:
+                client.settimeout(PATIENCE)
+                with client, contextlib.suppress(ConnectionError):
+                    assert client.recv(1) == b""
 
 
 def test_bad_descriptors_are_refused_and_closed() -> None:

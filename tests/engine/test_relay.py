@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from support.rig import PATIENCE, Backend, echo, read_all, reset, rig, wait_until
+from support.rig import PATIENCE, Backend, echo, read_all, read_exactly, reset, rig, wait_until
 
 MIB = 1 << 20
 
@@ -239,6 +239,58 @@ def test_a_backend_that_resets_frees_a_client_that_does_not_read() -> None:
         assert r.counters().ended_backend_reset == 1
         with pytest.raises(ConnectionResetError):
             read_all(client)
+
+
+def test_bytes_of_an_aborted_flow_never_reach_another_client() -> None:
+    """A reader that stalls and resets must not leave its bytes where the next client gets them."""
+
+    def pour(connection: socket.socket) -> None:
+        tag = connection.recv(1)
+        for _ in range(64 * MIB if tag == b"A" else 8 * MIB, 0, -MIB):
+            connection.sendall(tag * MIB)
+
+    with Backend(pour) as backend, rig([backend.address], workers=1) as r:
+        for _ in range(3):
+            with socket.socket() as stalled:
+                stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                stalled.settimeout(PATIENCE)
+                stalled.connect(r.address)
+                stalled.sendall(b"A")
+                stalled.shutdown(socket.SHUT_WR)
+                read_exactly(stalled, 12 * MIB)  # enough for splicing to have begun
+                level = [-1]
+
+                def held_back(level: list[int] = level) -> bool:
+                    before, level[0] = level[0], r.counters().bytes_out
+                    return before == level[0]
+
+                wait_until(held_back, "bytes to wait in the engine")
+                reset(stalled)
+            r.wait_idle()
+            with r.connect() as client:
+                client.sendall(b"B")
+                client.shutdown(socket.SHUT_WR)
+                assert read_all(client) == b"B" * 8 * MIB
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_urgent_byte_neither_stalls_nor_truncates(ends: bool) -> None:
+    """One urgent byte in a long upload must not spin a worker, and the rest must arrive."""
+    received = [0, 0]
+
+    def sink(connection: socket.socket) -> None:
+        while chunk := connection.recv(MIB):
+            received[0] += len(chunk)
+        received[1] = 1
+
+    with Backend(sink) as backend, rig([backend.address], workers=1) as r, r.connect() as client:
+        client.sendall(bytes(16 * MIB))
+        client.send(b"!", socket.MSG_OOB)
+        client.sendall(bytes(MIB))
+        if ends:
+            client.shutdown(socket.SHUT_WR)
+        # The urgent byte itself is out of band: a relay may drop it, as any program that only reads does.
+        wait_until(lambda: received[0] >= 17 * MIB and received[1] == ends, "the whole upload")
 
 
 def test_garbage_and_sudden_ends_never_stop_a_worker() -> None:

@@ -115,6 +115,8 @@ pub struct Session {
     held: u32,
     /// No byte was read from either side yet.
     untouched: bool,
+    /// The backend's connection stands for so short a time that its end without a byte is a failure.
+    fresh: bool,
 }
 
 impl Session {
@@ -122,13 +124,33 @@ impl Session {
     /// held until the backend has sent its first byte.
     #[must_use]
     pub fn new(hold_limit: u32) -> Self {
-        Self { phase: Phase::Dialling, up: Half::NEW, down: Half::NEW, hold_limit, held: 0, untouched: true }
+        Self {
+            phase: Phase::Dialling,
+            up: Half::NEW,
+            down: Half::NEW,
+            hold_limit,
+            held: 0,
+            untouched: true,
+            fresh: true,
+        }
     }
 
     /// The backend's connection stands.
     pub fn connected(&mut self) {
         debug_assert_eq!(self.phase, Phase::Dialling);
         self.phase = Phase::Relaying;
+        self.fresh = true;
+    }
+
+    /// The backend's connection has stood for a while: its end is an answer from now on, and no failure.
+    pub fn settled(&mut self) {
+        self.fresh = false;
+    }
+
+    /// Whether the backend's end now would be its failure: it was sent something, or was connected only just now.
+    #[must_use]
+    pub fn failing(&self) -> bool {
+        self.fresh || self.held > 0
     }
 
     /// No backend can be had (any more).
@@ -217,8 +239,8 @@ impl Session {
 
     /// `from` will send no more bytes.
     pub fn read_end(&mut self, from: Side) -> Step {
-        // Without a replay, an end without a byte is the backend's answer like any other.
-        if from == Side::Backend && self.holding() && self.replaceable() {
+        // Without a replay, and from a backend that nobody asked anything, an end is an answer like any other.
+        if from == Side::Backend && self.holding() && self.failing() && self.replaceable() {
             return self.redial();
         }
         if self.half(from.peer()).state == HalfState::Broken {

@@ -18,6 +18,8 @@ use crate::worker::Worker;
 
 /// Connections that are taken from a listener in one go at most, so that flows are served in between.
 const BURST: usize = 64;
+/// Connections that a listener's queue holds at most, as Linux bounds it by default.
+const LONGEST_QUEUE: usize = 4096;
 /// How long accepting pauses at a limit before it is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A worker keeps a connection while it has at most this many flows more than the least busy one: waking another thread
@@ -32,6 +34,23 @@ enum Stop {
     FlowLimit,
     /// A limit of descriptors or memory was reached.
     FdLimit,
+    /// The kernel refuses, and would again at once.
+    Refused,
+}
+
+/// Whether accept failed because that one connection died while it waited (accept(2) lists the network errors).
+fn is_connections_own(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::CONNABORTED
+            | Errno::INTR
+            | Errno::PROTO
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NOPROTOOPT
+    )
 }
 
 impl Worker {
@@ -40,12 +59,12 @@ impl Worker {
         let Some(listener) = self.shared().listeners.get(number) else {
             return;
         };
-        let slot = listener.slot();
         let mut arrivals = Vec::new();
         let stop = {
+            // The lock is held while the slot is used, so that the slot cannot pass to another pool meanwhile.
             let socket = listener.socket();
             let Some(fd) = socket.as_ref() else { return };
-            self.take(fd, slot, &mut arrivals)
+            self.take(fd, listener.slot(), &mut arrivals)
         };
         // A listener that has many waiting is asked for many; one that has few costs no call in vain.
         let full = arrivals.len() >= self.accept_burst;
@@ -64,6 +83,7 @@ impl Worker {
                 self.tools.pipes.shrink();
                 self.park(number, "no file descriptor is left");
             }
+            Stop::Refused => self.park(number, "the kernel refuses to accept"),
         }
     }
 
@@ -76,8 +96,8 @@ impl Worker {
             match socket::accept(listener) {
                 Ok((client, peer)) => match self.table.load().pool(slot) {
                     Some(pool) => {
-                        let counted = Counted::new(&shared, &pool.state);
-                        arrivals.push(Arrival { client, peer, slot, counted });
+                        let (pool, counted) = (Arc::clone(pool), Counted::new(&shared, &pool.state));
+                        arrivals.push(Arrival { client, peer, slot, pool, counted });
                     }
                     None => socket::reset(client), // its pool is gone, or not there yet
                 },
@@ -85,8 +105,11 @@ impl Worker {
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return Stop::FdLimit;
                 }
-                Err(_) => {
+                Err(errno) => {
                     shared.bounds.accept_errors.fetch_add(1, Relaxed);
+                    if !is_connections_own(errno) {
+                        return Stop::Refused;
+                    }
                 }
             }
         }
@@ -107,12 +130,21 @@ impl Worker {
         self.serve_arrival(arrival);
     }
 
+    /// A connection from another worker may come after a drain has cut what there was.
+    pub(crate) fn serve_late_arrival(&mut self, arrival: Arrival) {
+        match self.shared().drains.expired(&arrival.counted.pool) {
+            Some(drain) => {
+                drain.expire(1);
+                arrival.counted.pool.ended_drained.fetch_add(1, Relaxed);
+                socket::reset(arrival.client);
+            }
+            None => self.serve_arrival(arrival),
+        }
+    }
+
     /// Make a flow of the connection and dial its first backend.
     pub(crate) fn serve_arrival(&mut self, arrival: Arrival) {
-        let Arrival { client, peer, slot, counted } = arrival;
-        let Some(pool) = self.table.load().pool(slot).cloned() else {
-            return socket::reset(client);
-        };
+        let Arrival { client, peer, slot, pool, counted } = arrival;
         self.serial = self.serial.wrapping_add(1);
         let entry = self.flows.vacant_entry();
         let id = FlowId { index: entry.key() as u32, serial: self.serial };
@@ -127,6 +159,7 @@ impl Worker {
             dialling: Some(Box::new(Dialling {
                 dial: Dial::new(self.now),
                 key: flow_key(peer, pool.seed),
+                pool,
                 attempt: 0,
                 target: None,
                 began: self.now,
@@ -166,8 +199,9 @@ impl Worker {
         }
         if shared.flows.load(Relaxed) < shared.config.max_flows {
             let parked = std::mem::take(&mut self.parked);
-            // At the limit of watches the other workers go on accepting.
-            let _ = watch(&shared, self.number, &parked);
+            if watch(&shared, self.number, &parked).is_err() {
+                self.parked = parked; // at the limit of watches: later
+            }
         }
         self.timers.add(self.now + PAUSE, Due::Unpark);
     }
@@ -192,9 +226,14 @@ pub(crate) fn watch(shared: &Shared, number: usize, listeners: &[usize]) -> Resu
 
 /// Send the connections that wait in the queue of a listener to a worker: closing the listener would reset them.
 pub(crate) fn rescue(shared: &Arc<Shared>, listener: &OwnedFd, slot: u32) {
-    while let Ok((client, peer)) = socket::accept(listener) {
-        let Some(pool) = shared.table.load().pool(slot).cloned() else { return };
-        let arrival = Arrival { client, peer, slot, counted: Counted::new(shared, &pool.state) };
-        shared.doors[shared.least_loaded()].send(Message::Serve(arrival));
+    let Some(pool) = shared.table.load().pool(slot).cloned() else { return };
+    for _ in 0..LONGEST_QUEUE {
+        let (client, peer) = match socket::accept(listener) {
+            Ok(accepted) => accepted,
+            Err(errno) if is_connections_own(errno) => continue,
+            Err(_) => return,
+        };
+        let (pool, counted) = (Arc::clone(&pool), Counted::new(shared, &pool.state));
+        shared.doors[shared.least_loaded()].send(Message::Serve(Arrival { client, peer, slot, pool, counted }));
     }
 }

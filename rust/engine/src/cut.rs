@@ -1,10 +1,11 @@
 //! The end of flows: in order, by a reset, or at a deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
 
 use spliceway_core::session::{End, Side};
-use spliceway_io::socket;
+use spliceway_io::{fork, socket};
 
 use crate::drains::Drain;
 use crate::flow::{Flow, FlowId, at};
@@ -18,6 +19,8 @@ impl Worker {
             return;
         }
         let mut flow = self.flows.remove(id.index as usize);
+        self.unwatch(&mut flow, Side::Client);
+        self.unwatch(&mut flow, Side::Backend);
         for side in [Side::Client, Side::Backend] {
             if let Some(pipe) = flow.lanes[at(side)].pipe.take() {
                 // A pipe whose bytes nobody wants any more must not meet another flow.
@@ -43,6 +46,26 @@ impl Worker {
         }
     }
 
+    /// Before a socket is closed: closing ends its readiness, unless a forked child holds a copy of it.
+    pub(crate) fn unwatch(&self, flow: &mut Flow, side: Side) {
+        if flow.watched[at(side)].take().is_some()
+            && fork::noticed()
+            && let Some(fd) = flow.socket(side)
+        {
+            let _ = self.door().poll.remove(fd);
+        }
+    }
+
+    /// Reset whatever is left, without counting.
+    pub(crate) fn reset_all(&mut self) {
+        for flow in self.flows.drain() {
+            socket::reset(flow.client);
+            if let Some(backend) = flow.backend {
+                socket::reset(backend);
+            }
+        }
+    }
+
     /// The engine stops: nothing is left.
     pub(crate) fn cut_all(&mut self) {
         self.cut_where(|_| true);
@@ -52,12 +75,26 @@ impl Worker {
     pub(crate) fn cut_drain(&mut self, drain: &Arc<Drain>) {
         // Counted before the last one ends, because its end is what reports the drain.
         let ids = self.ids_where(|flow| drain.concerns(&flow.counted.pool));
-        drain.cut.fetch_add(ids.len() as u64, Relaxed);
+        drain.expire(ids.len() as u64);
         self.cut(&ids);
+        let shared = self.shared();
+        shared.drains.check(shared.flows.load(SeqCst), &shared.events);
+    }
+
+    /// Flows to backends that left are to be cut at `at`; one timer serves them all.
+    pub(crate) fn cut_leaving_at(&mut self, at: Duration) {
+        if self.next_cut.is_none_or(|next| at < next) {
+            self.next_cut = Some(at);
+            self.timers.add(at, Due::CutLeaving);
+        }
     }
 
     /// Cut flows to backends that left, if their time is over; look again when the next one's is.
     pub(crate) fn cut_leaving(&mut self) {
+        if self.next_cut.is_none_or(|next| next > self.now) {
+            return; // an earlier timer did it
+        }
+        self.next_cut = None;
         let now = self.now.as_millis() as u64;
         let deadline = |flow: &Flow| {
             let backend = flow.serving.as_ref()?;
@@ -65,7 +102,7 @@ impl Worker {
         };
         self.cut_where(|flow| deadline(flow).is_some_and(|at| at <= now));
         if let Some(next) = self.flows.iter().filter_map(|(_, flow)| deadline(flow)).min() {
-            self.timers.add(std::time::Duration::from_millis(next), Due::CutLeaving);
+            self.cut_leaving_at(Duration::from_millis(next));
         }
     }
 

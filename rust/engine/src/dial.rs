@@ -7,7 +7,7 @@ use std::time::Duration;
 use spliceway_core::retry::{Next, Reason};
 use spliceway_core::session::{End, Side};
 use spliceway_io::poll::{Interest, Ready};
-use spliceway_io::{Errno, socket};
+use spliceway_io::{Errno, fork, socket};
 
 use crate::events::{Event, EventKind};
 use crate::flow::{FlowId, Serving, Token, at};
@@ -36,11 +36,9 @@ impl Worker {
             let Some(dialling) = flow.dialling.as_mut() else {
                 return;
             };
-            let pool = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
-            let Some(pool) = pool else {
-                return self.give_up(id, Reason::NoBackend);
-            };
-            match dialling.dial.next(pool, dialling.key, self.now, &mut self.rng) {
+            let newest = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
+            let pool = Arc::clone(newest.unwrap_or(&dialling.pool));
+            match dialling.dial.next(&pool, dialling.key, self.now, &mut self.rng) {
                 Next::GiveUp(reason) => return self.give_up(id, reason),
                 Next::Try { backend, timeout, after } => {
                     dialling.attempt += 1;
@@ -85,26 +83,34 @@ impl Worker {
                 let (attempt, ends) = (dialling.attempt, dialling.ends);
                 let token = Token::Flow(id, Side::Backend).encode();
                 let watched = self.tools.shared.doors[self.number].poll.add(&fd, token, Interest::WRITE);
-                flow.watched[at(Side::Backend)] = watched.is_ok().then_some(Interest::WRITE);
+                if watched.is_err() {
+                    return self.wait_for_room(id, now);
+                }
+                flow.watched[at(Side::Backend)] = Some(Interest::WRITE);
                 flow.backend = Some(fd);
                 self.timers.add(ends, Due::DialTimeout { flow: id, attempt });
                 Attempt::Begun
             }
-            Err(errno) if is_local(errno) => {
-                self.tools.shared.bounds.fd_limit_hits.fetch_add(1, Relaxed);
-                self.tools.pipes.shrink();
-                if now + LOCAL_WAIT >= dialling.ends {
-                    dialling.target = None;
-                    return Attempt::Failed;
-                }
-                self.timers.add(now + LOCAL_WAIT, Due::DialNow { flow: id, attempt: dialling.attempt });
-                Attempt::Begun
-            }
+            Err(errno) if is_local(errno) => self.wait_for_room(id, now),
             Err(errno) => {
                 self.blame(id, &describe(errno));
                 Attempt::Failed
             }
         }
+    }
+
+    /// The attempt failed for a reason of our own: repeat it soon, as long as its time lasts.
+    fn wait_for_room(&mut self, id: FlowId, now: Duration) -> Attempt {
+        self.shared().bounds.fd_limit_hits.fetch_add(1, Relaxed);
+        self.tools.pipes.shrink();
+        let Some(dialling) = self.flow(id).and_then(|flow| flow.dialling.as_mut()) else { return Attempt::Begun };
+        if now + LOCAL_WAIT >= dialling.ends {
+            dialling.target = None;
+            return Attempt::Failed;
+        }
+        let attempt = dialling.attempt;
+        self.timers.add(now + LOCAL_WAIT, Due::DialNow { flow: id, attempt });
+        Attempt::Begun
     }
 
     /// A socket of a flow that is dialling is ready.
@@ -171,11 +177,15 @@ impl Worker {
         }
         target.0.flows.fetch_add(1, Relaxed);
         let backend = target.0.address;
+        let drain_at = target.0.drain_at.load(Relaxed);
         let recovered =
             target.0.consecutive_failures.load(Relaxed) > 0 && target.0.consecutive_failures.swap(0, Relaxed) > 0;
         flow.serving = Some(target);
         flow.session.connected();
         flow.lanes[at(Side::Client)].buffer.clone_from(&dialling.held);
+        if drain_at > 0 {
+            self.cut_leaving_at(Duration::from_millis(drain_at)); // it left while it was dialled
+        }
         if recovered {
             self.report(id, EventKind::ConnectRecovered, Some(backend), "connected", 1);
         }
@@ -190,19 +200,21 @@ impl Worker {
     pub(crate) fn redial(&mut self, id: FlowId) {
         let now = self.now;
         let Some(flow) = self.flow(id) else { return };
-        if flow.session.pending(Side::Client) > 0 {
+        let asked = flow.session.pending(Side::Client) > 0;
+        if asked {
             flow.counted.pool.replayed.fetch_add(1, Relaxed);
         }
         let backend = flow.serving.take().map(|serving| serving.0.address);
-        flow.watched[at(Side::Backend)] = None;
-        if let Some(fd) = flow.backend.take() {
-            socket::reset(fd);
-        }
+        self.drop_backend(id);
+        let Some(flow) = self.flow(id) else { return };
         flow.lanes = Default::default(); // nothing is spliced yet: no pipe is lost here
         if let Some(dialling) = flow.dialling.as_mut() {
             dialling.dial.restart(now);
         }
-        self.report(id, EventKind::BackendAborted, backend, "ended before its first byte", 1);
+        // An end without a question may be a time-out of an idle client: no evidence against the backend.
+        if asked {
+            self.report(id, EventKind::BackendAborted, backend, "ended before its first byte", 1);
+        }
         // Only the client's reset is of interest while no backend is there.
         self.watch(id, Side::Client);
         self.dial(id);
@@ -210,15 +222,26 @@ impl Worker {
 
     /// The attempt failed and the backend is the cause.
     fn blame(&mut self, id: FlowId, reason: &str) {
+        self.drop_backend(id);
         let Some(flow) = self.flow(id) else { return };
-        flow.watched[at(Side::Backend)] = None;
-        flow.backend = None;
         let Some(target) = flow.dialling.as_mut().and_then(|d| d.target.take()) else {
             return;
         };
         target.0.connect_failures.fetch_add(1, Relaxed);
         let failures = target.0.consecutive_failures.fetch_add(1, Relaxed) + 1;
         self.report(id, EventKind::ConnectFailed, Some(target.0.address), reason, failures.into());
+    }
+
+    /// Give up the backend's connection, whatever became of it.
+    fn drop_backend(&mut self, id: FlowId) {
+        let Some(flow) = self.flow(id) else { return };
+        let watched = flow.watched[at(Side::Backend)].take().is_some();
+        if let Some(fd) = flow.backend.take() {
+            if watched && fork::noticed() {
+                let _ = self.door().poll.remove(&fd);
+            }
+            socket::reset(fd);
+        }
     }
 
     fn give_up(&mut self, id: FlowId, reason: Reason) {
@@ -235,13 +258,8 @@ impl Worker {
     }
 
     fn report(&mut self, id: FlowId, kind: EventKind, backend: Option<std::net::SocketAddr>, reason: &str, count: u64) {
-        let Some(slot) = self.flow(id).map(|flow| flow.slot) else {
-            return;
-        };
-        let mut event = Event::new(kind, reason).times(count);
-        if let Some(pool) = self.table.load().pool(slot) {
-            event = event.of(&pool.name, backend);
-        }
+        let Some(dialling) = self.flow(id).and_then(|flow| flow.dialling.as_ref()) else { return };
+        let event = Event::new(kind, reason).times(count).of(&dialling.pool.name, backend);
         self.shared().events.push(event);
     }
 }

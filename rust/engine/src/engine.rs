@@ -9,7 +9,8 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use spliceway_core::hash::flow_key;
-use spliceway_core::pool::{Balance, PoolSpec};
+use spliceway_core::maglev::TableCache;
+use spliceway_core::pool::{Balance, Pool, PoolSpec};
 use spliceway_core::rng::Rng;
 use spliceway_io::{adopt, fork, socket, thread};
 
@@ -21,6 +22,9 @@ use crate::registry::Registry;
 use crate::shared::{Message, Shared};
 use crate::snapshot::{BackendCounters, EngineCounters, PoolCounters};
 use crate::worker;
+
+/// The longest wait for the workers to end.
+const LONGEST_CLOSE: Duration = Duration::from_secs(24 * 3600);
 
 /// One backend in the order in which a flow would try it.
 #[derive(Clone, Debug)]
@@ -58,7 +62,10 @@ enum Threads {
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
+    /// Names and slots. Held for moments only.
     registry: Mutex<Registry>,
+    /// Held while a table is made, so that tables follow one another.
+    tables: Mutex<TableCache>,
     threads: Mutex<Threads>,
 }
 
@@ -69,7 +76,12 @@ impl Engine {
         config.validate()?;
         let shared =
             Shared::new(config).map_err(|source| EngineError::Io { what: "cannot make the engine", source })?;
-        Ok(Self { shared: Arc::new(shared), registry: Mutex::default(), threads: Mutex::default() })
+        Ok(Self {
+            shared: Arc::new(shared),
+            registry: Mutex::default(),
+            tables: Mutex::default(),
+            threads: Mutex::default(),
+        })
     }
 
     /// Start the worker threads.
@@ -94,7 +106,15 @@ impl Engine {
                 let _ = thread::block_signals();
                 worker::run(&shared, number);
             });
-            handles.push(handle.map_err(|source| EngineError::Io { what: "cannot start a worker", source })?);
+            match handle {
+                Ok(handle) => handles.push(handle),
+                Err(source) => {
+                    *threads = Threads::Closed;
+                    drop(threads);
+                    self.stop(); // those that were started end
+                    return Err(EngineError::Io { what: "cannot start a worker", source });
+                }
+            }
         }
         *threads = Threads::Running(handles, all_done);
         Ok(())
@@ -106,10 +126,17 @@ impl Engine {
     /// The first value that is bad; nothing is changed then.
     pub fn apply(&self, upserts: Vec<PoolSpec>, removes: &[String], generation: u64) -> Result<(), EngineError> {
         self.check_open()?;
-        let mut registry = lock(&self.registry);
+        let mut tables = lock(&self.tables);
         let current = self.shared.table.load_full();
-        let made = registry.make(&current, upserts, removes, generation, self.shared.now())?;
+        let mut pools = Vec::with_capacity(upserts.len());
+        for spec in upserts {
+            let previous = lock(&self.registry).slot(&spec.name).and_then(|slot| current.pool(slot));
+            pools.push(Pool::build(spec, previous.map(Arc::as_ref), &mut tables)?);
+        }
+        let mut registry = lock(&self.registry);
+        let made = registry.make(&current, pools, removes, generation, self.shared.now());
         self.shared.table.store(Arc::new(made.table));
+        drop(registry);
         if let Some(at) = made.drain {
             self.shared.tell_all(|| Message::CutLeavingAt(at));
         }
@@ -123,10 +150,11 @@ impl Engine {
     pub fn add_listener(&self, fd: RawFd, pool: &str) -> Result<usize, EngineError> {
         let io = |source| EngineError::Io { what: "cannot listen", source };
         let fd: OwnedFd = adopt::adopt(fd).map_err(io)?;
-        self.check_open()?;
         socket::prepare_listener(&fd).map_err(|errno| io(errno.into()))?;
-        let slot = lock(&self.registry).attach(pool);
-        let number = self.shared.listeners.add(fd, slot);
+        let mut registry = lock(&self.registry);
+        self.check_open()?; // under the lock that `stop` takes: no listener is left behind
+        let number = self.shared.listeners.add(fd, registry.attach(pool));
+        drop(registry);
         for worker in 0..self.shared.doors.len() {
             if let Err(errno) = accept::watch(&self.shared, worker, &[number]) {
                 let _ = self.remove_listener(number);
@@ -172,15 +200,9 @@ impl Engine {
     pub fn drain(&self, deadline: Duration, pool: Option<&str>) -> Result<(), EngineError> {
         self.check_open()?;
         let unknown = || EngineError::UnknownPool(pool.unwrap_or_default().to_owned());
-        let slot = pool.map(|name| lock(&self.registry).slot(name).ok_or_else(unknown)).transpose()?;
-        let state = match slot {
-            None => None,
-            Some(slot) => {
-                let table = self.shared.table.load();
-                let pool = table.pool(slot).ok_or_else(unknown)?;
-                Some((Arc::clone(&pool.state), Arc::clone(&pool.name)))
-            }
-        };
+        let found = pool.map(|name| self.find(name).ok_or_else(unknown)).transpose()?;
+        let slot = found.as_ref().map(|(slot, ..)| *slot);
+        let state = found.map(|(_, _, pool)| (Arc::clone(&pool.state), Arc::clone(&pool.name)));
         for listener in self.shared.listeners.numbers(slot) {
             let _ = self.remove_listener(listener); // somebody else may have removed it meanwhile
         }
@@ -198,11 +220,9 @@ impl Engine {
     /// # Errors
     /// No such pool.
     pub fn explain(&self, pool: &str, client: SocketAddr) -> Result<Explanation, EngineError> {
-        let table = self.shared.table.load();
-        let slot = lock(&self.registry).slot(pool);
-        let found = slot.and_then(|slot| table.pool(slot));
-        let found = found.ok_or_else(|| EngineError::UnknownPool(pool.to_owned()))?;
-        let counters = PoolCounters::read(found).backends;
+        let found = self.find(pool).ok_or_else(|| EngineError::UnknownPool(pool.to_owned()));
+        let (_, generation, found) = found?;
+        let counters = PoolCounters::read(&found).backends;
         let order = found.preview(flow_key(client, found.seed), &Rng::new(found.seed));
         let candidates = order.into_iter().filter_map(|preview| {
             let backend = counters.get(preview.index)?.clone();
@@ -211,7 +231,7 @@ impl Engine {
         Ok(Explanation {
             pool: found.name.to_string(),
             balance: found.balance,
-            generation: table.generation,
+            generation,
             candidates: candidates.collect(),
         })
     }
@@ -227,10 +247,8 @@ impl Engine {
     /// # Errors
     /// No such pool.
     pub fn pool_counters(&self, pool: &str) -> Result<PoolCounters, EngineError> {
-        let table = self.shared.table.load();
-        let slot = lock(&self.registry).slot(pool);
-        let found = slot.and_then(|slot| table.pool(slot));
-        found.map(|pool| PoolCounters::read(pool)).ok_or_else(|| EngineError::UnknownPool(pool.to_owned()))
+        let found = self.find(pool).ok_or_else(|| EngineError::UnknownPool(pool.to_owned()));
+        found.map(|(_, _, pool)| PoolCounters::read(&pool))
     }
 
     /// Up to `limit` events, oldest first.
@@ -258,13 +276,29 @@ impl Engine {
         let Threads::Running(handles, all_done) = before else {
             return;
         };
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.min(LONGEST_CLOSE);
         // Nothing is ever sent: the channel ends when the last worker has.
         while let Ok(()) = all_done.recv_timeout(until.saturating_duration_since(Instant::now())) {}
         for handle in handles {
             if handle.is_finished() {
                 let _ = handle.join();
             }
+        }
+        self.discard_mail();
+    }
+
+    /// A pool by its name, with its slot and the generation of its table.
+    fn find(&self, name: &str) -> Option<(u32, u64, Arc<Pool>)> {
+        let registry = lock(&self.registry);
+        let slot = registry.slot(name)?;
+        let table = self.shared.table.load();
+        table.pool(slot).map(|pool| (slot, table.generation, Arc::clone(pool)))
+    }
+
+    /// Connections that reached a worker's door after it had left are reset.
+    fn discard_mail(&self) {
+        for door in &self.shared.doors {
+            door.discard_mail();
         }
     }
 
@@ -274,7 +308,11 @@ impl Engine {
     }
 
     fn stop(&self) {
-        for listener in self.shared.listeners.numbers(None) {
+        let listeners = {
+            let _none_is_added = lock(&self.registry);
+            self.shared.listeners.numbers(None)
+        };
+        for listener in listeners {
             let _ = self.remove_listener(listener);
         }
         self.shared.stopping.store(true, Release);
@@ -292,6 +330,9 @@ impl Drop for Engine {
     /// A safety net: the workers are told to stop, and nobody waits for them.
     fn drop(&mut self) {
         self.stop();
+        if !matches!(*lock(&self.threads), Threads::Running(..)) {
+            self.discard_mail();
+        }
     }
 }
 

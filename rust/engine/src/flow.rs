@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
-use spliceway_core::pool::{BackendState, PoolState};
+use spliceway_core::pool::{BackendState, Pool, PoolState};
 use spliceway_core::retry::Dial;
 use spliceway_core::session::{Session, Side};
 use spliceway_io::pipe::Pipe;
@@ -78,8 +78,8 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.pool.active.fetch_sub(1, Relaxed);
-        let all = self.shared.flows.fetch_sub(1, Relaxed) - 1;
+        self.pool.active.fetch_sub(1, SeqCst);
+        let all = self.shared.flows.fetch_sub(1, SeqCst) - 1;
         self.shared.drains.check(all, &self.shared.events);
     }
 }
@@ -107,6 +107,8 @@ pub(crate) struct Arrival {
     pub(crate) client: OwnedFd,
     pub(crate) peer: SocketAddr,
     pub(crate) slot: u32,
+    /// The pool when the connection was accepted.
+    pub(crate) pool: Arc<Pool>,
     pub(crate) counted: Counted,
 }
 
@@ -115,6 +117,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Dialling {
     pub(crate) dial: Dial,
     pub(crate) key: u64,
+    /// The pool when the connection was accepted: what serves it if the pool is removed meanwhile.
+    pub(crate) pool: Arc<Pool>,
     /// Numbers the attempts, so that a timer knows whether it is still meant.
     pub(crate) attempt: u32,
     /// The backend of this attempt, when the attempt began, and when it must be over.

@@ -22,7 +22,9 @@ impl Listener {
         self.slot.load(Ordering::Acquire)
     }
 
+    /// Change the slot; nobody uses the old one any more when this returns.
     pub(crate) fn retarget(&self, slot: u32) -> u32 {
+        let _nobody_accepts = self.socket();
         self.slot.swap(slot, Ordering::AcqRel)
     }
 }

@@ -1,12 +1,11 @@
-//! Names to slots, and the building of tables, off the data path. One lock, held by the host's threads only.
+//! Names to slots, and the making of tables, off the data path.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use spliceway_core::maglev::TableCache;
-use spliceway_core::pool::{Pool, PoolSpec, SpecError};
+use spliceway_core::pool::Pool;
 
 use crate::table::Table;
 
@@ -32,7 +31,6 @@ pub(crate) struct Registry {
     by_name: HashMap<Arc<str>, u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    tables: TableCache,
 }
 
 impl Registry {
@@ -53,20 +51,15 @@ impl Registry {
         self.release(slot);
     }
 
-    /// Build the table that follows `current`. Nothing has changed when this fails.
+    /// Make the table that follows `current`, in which nothing has changed since `pools` were built.
     pub(crate) fn make(
         &mut self,
         current: &Table,
-        upserts: Vec<PoolSpec>,
+        pools: Vec<Pool>,
         removes: &[String],
         generation: u64,
         now: Duration,
-    ) -> Result<Made, SpecError> {
-        let mut pools = Vec::with_capacity(upserts.len());
-        for spec in upserts {
-            let previous = self.slot(&spec.name).and_then(|slot| current.pool(slot));
-            pools.push(Pool::build(spec, previous.map(Arc::as_ref), &mut self.tables)?);
-        }
+    ) -> Made {
         let mut slots = current.slots().to_vec();
         let mut drain = None;
         for pool in pools {
@@ -77,7 +70,8 @@ impl Registry {
             }
             let previous = slots[slot as usize].take();
             pool.start_drains(previous.as_deref(), now);
-            let left = previous.is_some_and(|p| p.backends.iter().any(|b| b.drain_at.load(Relaxed) != 0));
+            let was = previous.iter().flat_map(|p| p.backends.iter().map(|b| &b.state));
+            let left = was.chain(&pool.leaving).any(|state| state.drain_at.load(Relaxed) != 0);
             drain = earliest(drain, pool.drain.filter(|_| left));
             slots[slot as usize] = Some(Arc::new(pool));
         }
@@ -91,7 +85,7 @@ impl Registry {
             self.slots[slot as usize].used = false;
             self.release(slot);
         }
-        Ok(Made { table: Table::new(generation, slots), drain: drain.map(|d| now.saturating_add(d)) })
+        Made { table: Table::new(generation, slots), drain: drain.map(|d| now.saturating_add(d)) }
     }
 
     fn slot_for(&mut self, name: &str) -> u32 {

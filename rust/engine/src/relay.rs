@@ -62,9 +62,9 @@ pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
 ///
 /// What its peer sent before is still passed on. While bytes of it wait for the slower side, its hang-up would be told
 /// again and again, so the caller must not watch the socket until more may be read. `None` says so.
-pub(crate) fn failed(flow: &mut Flow, side: Side) -> Option<Step> {
+pub(crate) fn failed(flow: &mut Flow, side: Side, tools: &mut Tools) -> Option<Step> {
     if flow.socket(side).and_then(socket::take_error).is_some() && !flow.session.broken(side) {
-        let step = write_failed(flow, side.peer());
+        let step = write_failed(flow, side.peer(), tools);
         return (step != Step::Go || flow.session.pending(side) == 0).then_some(step);
     }
     if flow.session.pending(side) > 0 {
@@ -94,8 +94,10 @@ fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
     }
     let full = n == size;
     let lane = &mut flow.lanes[at(from)];
-    lane.streak = if full { streak.saturating_add(1) } else { 0 };
-    lane.splicing = lane.streak >= SPLICE_AFTER && !flow.session.holding();
+    if !lane.splicing {
+        lane.streak = if full { streak.saturating_add(1) } else { 0 };
+        lane.splicing = lane.streak >= SPLICE_AFTER && !flow.session.holding();
+    }
     match write(flow, from, &tools.scratch[..n]) {
         Ok((written, step)) => {
             if written < n {
@@ -105,7 +107,7 @@ fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
             }
             if step == Step::Go { Moved::Some(n, full) } else { Moved::Step(step) }
         }
-        Err(step) => Moved::Step(step),
+        Err(()) => Moved::Step(write_failed(flow, from, tools)),
     }
 }
 
@@ -120,8 +122,8 @@ fn hold(flow: &mut Flow, from: Side, bytes: &[u8]) {
     }
 }
 
-/// Write what fits of `bytes`, which came from `from`.
-fn write(flow: &mut Flow, from: Side, bytes: &[u8]) -> Result<(usize, Step), Step> {
+/// Write what fits of `bytes`, which came from `from`. An error is the destination's end.
+fn write(flow: &mut Flow, from: Side, bytes: &[u8]) -> Result<(usize, Step), ()> {
     let to = from.peer();
     let Some(destination) = flow.socket(to) else {
         return Ok((0, Step::Go));
@@ -132,7 +134,7 @@ fn write(flow: &mut Flow, from: Side, bytes: &[u8]) -> Result<(usize, Step), Ste
             Ok((n, flow.session.written(from, n)))
         }
         Err(Errno::AGAIN) => Ok((0, Step::Go)),
-        Err(_) => Err(write_failed(flow, from)),
+        Err(_) => Err(()),
     }
 }
 
@@ -151,9 +153,10 @@ fn splice(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
         return Moved::Blocked;
     };
     let n = match pipe.fill(source, PIPE_SIZE) {
-        Ok(0) => return Moved::Step(flow.session.read_end(from)),
+        // Splicing stops at an urgent byte, and cannot tell it from an end or from nothing: reading can.
+        Ok(0) | Err(Errno::AGAIN) => return copy(flow, from, tools),
         Ok(n) => n,
-        Err(Errno::AGAIN | Errno::INTR) => return Moved::Blocked,
+        Err(Errno::INTR) => return Moved::Blocked,
         Err(Errno::INVAL) => {
             copy_instead(&mut flow.lanes[at(from)]);
             return Moved::Some(0, true);
@@ -201,7 +204,7 @@ fn flush(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => return Step::Go,
-            Err(_) => return write_failed(flow, from),
+            Err(_) => return write_failed(flow, from, tools),
         }
     }
     Step::Go
@@ -219,11 +222,14 @@ fn advance(lane: &mut Lane, n: usize) {
     }
 }
 
-/// The destination takes no more: what waits for it is thrown away.
-fn write_failed(flow: &mut Flow, from: Side) -> Step {
+/// The destination takes no more: what waits for it is thrown away, and so is a pipe that holds some of it.
+fn write_failed(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
     let lane = &mut flow.lanes[at(from)];
     lane.buffer = Vec::new();
     lane.start = 0;
+    if let Some(pipe) = lane.pipe.take() {
+        tools.pipes.discard(pipe);
+    }
     flow.session.write_failed(from.peer())
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 use spliceway_io::poll::{Interest, Poll};
+use spliceway_io::socket;
 use spliceway_io::waker::Waker;
 
 use crate::config::Config;
@@ -68,6 +69,15 @@ impl Door {
     pub(crate) fn receive(&self) -> Vec<Message> {
         self.waker.clear();
         std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reset connections that nobody will serve any more.
+    pub(crate) fn discard_mail(&self) {
+        for message in self.receive() {
+            if let Message::Serve(arrival) = message {
+                socket::reset(arrival.client);
+            }
+        }
     }
 
     pub(crate) fn wake(&self) {

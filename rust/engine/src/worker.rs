@@ -24,6 +24,10 @@ use crate::timer::{Due, Timers};
 /// Descriptors that one wait reports at most: enough to spread the cost of the call, few enough to stay fair.
 const BATCH: usize = 256;
 
+/// A backend that ends so soon after its connect, unasked, has failed; later it has timed an idle client out.
+const FRESH: Duration = Duration::from_secs(1);
+/// The longest wait, far below what system calls take as a time-out.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// How long bytes that a peer sent before its reset may wait for the other side; then that side is reset as well.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
@@ -49,6 +53,8 @@ pub(crate) struct Worker {
     /// Listeners that are not watched while accepting is paused.
     pub(crate) parked: Vec<usize>,
     pub(crate) paused: bool,
+    /// When flows to backends that left are cut next.
+    pub(crate) next_cut: Option<Duration>,
     pub(crate) accept_burst: usize,
 }
 
@@ -58,6 +64,7 @@ pub(crate) fn run(shared: &Arc<Shared>, number: usize) {
         let mut worker = Worker::new(shared, number);
         let outcome = catch_unwind(AssertUnwindSafe(|| worker.serve()));
         let (paused, parked) = (worker.paused, std::mem::take(&mut worker.parked));
+        worker.reset_all(); // none is left after an orderly end; after a panic, a cut reply must not look complete
         drop(worker);
         shared.doors[number].load.store(0, Relaxed);
         match outcome {
@@ -94,6 +101,7 @@ impl Worker {
             serial: 0,
             parked: Vec::new(),
             paused: false,
+            next_cut: None,
             accept_burst: 1,
         }
     }
@@ -109,7 +117,7 @@ impl Worker {
     fn serve(&mut self) {
         let mut batch = Batch::new(BATCH);
         while !self.shared().stopping.load(Acquire) {
-            let wait = self.timers.wait(self.now);
+            let wait = self.timers.wait(self.now).map(|wait| wait.min(LONGEST_WAIT));
             if self.door().poll.wait(&mut batch, wait).is_err() {
                 return; // the poll itself is gone: only at the end of the engine
             }
@@ -123,6 +131,7 @@ impl Worker {
             self.door().load.store(self.flows.len(), Relaxed);
         }
         self.cut_all();
+        self.door().discard_mail();
     }
 
     fn dispatch(&mut self, ready: Ready) {
@@ -136,8 +145,8 @@ impl Worker {
     fn read_mail(&mut self) {
         for message in self.door().receive() {
             match message {
-                Message::Serve(arrival) => self.serve_arrival(arrival),
-                Message::CutLeavingAt(at) => self.timers.add(at, Due::CutLeaving),
+                Message::Serve(arrival) => self.serve_late_arrival(arrival),
+                Message::CutLeavingAt(at) => self.cut_leaving_at(at),
                 Message::CutDrainAt(at, drain) => self.timers.add(at, Due::CutDrain(drain)),
                 #[cfg(test)]
                 Message::Panic => panic!("as the test asked"),
@@ -171,6 +180,9 @@ impl Worker {
             return self.dial_ready(id, side, ready);
         }
         let mut step = Step::Go;
+        if side == Side::Backend && flow.dialling.as_ref().is_some_and(|d| self.now > d.began + FRESH) {
+            flow.session.settled();
+        }
         if ready.readable || ready.failed {
             step = relay::pump(flow, side, &mut self.tools);
         }
@@ -178,7 +190,7 @@ impl Worker {
             step = relay::pump(flow, side.peer(), &mut self.tools);
         }
         if step == Step::Go && ready.failed {
-            step = relay::failed(flow, side).unwrap_or_else(|| {
+            step = relay::failed(flow, side, &mut self.tools).unwrap_or_else(|| {
                 mute(flow, side, &self.tools.shared.doors[self.number]);
                 if flow.session.broken(side) {
                     self.timers.add(self.now + LAST_BYTES, Due::LastBytes { flow: id, side });
@@ -303,7 +315,9 @@ mod tests {
         echo_once(address).unwrap();
         let mut idle = TcpStream::connect(address).unwrap();
         engine.shared().doors[0].send(Message::Panic);
-        let _ = idle.read(&mut [0]); // its flow is lost, and it is told
+        idle.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let lost = idle.read(&mut [0]).unwrap_err(); // an end would make a cut reply look complete
+        assert_eq!(lost.kind(), std::io::ErrorKind::ConnectionReset);
         echo_once(address).unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         while engine.counters(false).flows > 0 {

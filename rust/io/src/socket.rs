@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, connect_unspec,
-    getpeername, recv, send, shutdown, socket_with, sockopt,
+    getpeername, getsockname, recv, send, shutdown, socket_with, sockopt,
 };
 
 use crate::fork;
@@ -57,6 +57,11 @@ pub fn connect_start(address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
         // The handshake with a socket on the same machine is over before connect(2) returns, although it says that it is not.
         Err(Errno::INPROGRESS) => {
             let connected = getpeername(&fd).is_ok();
+            // A dead backend's port on this machine may be the very port that we were given: that is nobody.
+            if connected && getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(address) {
+                reset(fd);
+                return Err(Errno::CONNREFUSED);
+            }
             Ok((fd, connected))
         }
         Err(errno) => Err(errno),

@@ -68,27 +68,33 @@ impl Engine {
     }
 
     fn add_listener(&self, py: Python<'_>, fd: i32, pool: &str) -> PyResult<usize> {
-        Self::checked(py, self.get(py)?.add_listener(fd, pool))
+        let engine = self.get(py)?;
+        Self::checked(py, py.detach(|| engine.add_listener(fd, pool)))
     }
 
     fn retarget_listener(&self, py: Python<'_>, listener: usize, pool: &str) -> PyResult<()> {
-        Self::checked(py, self.get(py)?.retarget_listener(listener, pool))
+        let engine = self.get(py)?;
+        Self::checked(py, py.detach(|| engine.retarget_listener(listener, pool)))
     }
 
     fn remove_listener(&self, py: Python<'_>, listener: usize) -> PyResult<()> {
-        Self::checked(py, self.get(py)?.remove_listener(listener))
+        let engine = self.get(py)?;
+        Self::checked(py, py.detach(|| engine.remove_listener(listener)))
     }
 
     #[pyo3(signature = (deadline, pool=None))]
     fn drain(&self, py: Python<'_>, deadline: f64, pool: Option<&str>) -> PyResult<()> {
         let deadline = convert::duration("deadline", deadline).map_err(PyValueError::new_err)?;
-        Self::checked(py, self.get(py)?.drain(deadline, pool))
+        let engine = self.get(py)?;
+        Self::checked(py, py.detach(|| engine.drain(deadline, pool)))
     }
 
     fn explain<'py>(&self, py: Python<'py>, pool: &str, host: &str, port: u16) -> PyResult<Bound<'py, PyAny>> {
         let ip: IpAddr =
             host.parse().map_err(|_| PyValueError::new_err(format!("client {host:?} is not an IP address")))?;
-        let explanation = Self::checked(py, self.get(py)?.explain(pool, SocketAddr::new(ip, port)))?;
+        let engine = self.get(py)?;
+        let explanation = py.detach(|| engine.explain(pool, SocketAddr::new(ip, port)));
+        let explanation = Self::checked(py, explanation)?;
         convert::explanation(py, &explanation)
     }
 
@@ -100,7 +106,8 @@ impl Engine {
     }
 
     fn pool_counters<'py>(&self, py: Python<'py>, pool: &str) -> PyResult<Bound<'py, PyAny>> {
-        let counters = Self::checked(py, self.get(py)?.pool_counters(pool))?;
+        let engine = self.get(py)?;
+        let counters = Self::checked(py, py.detach(|| engine.pool_counters(pool)))?;
         convert::pool_counters(py, &counters)
     }
 
