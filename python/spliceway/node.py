@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
 import trio
 
 from spliceway.capture.bind import BindCapture
@@ -16,13 +17,16 @@ from spliceway.groups import clear_error
 from spliceway.model import Problem
 from spliceway.observe.admin import serve_admin
 from spliceway.pipeline import Pipeline
-from spliceway.settings import Settings
+from spliceway.settings import EngineSettings, Settings
 from spliceway.source import open_source
 
 #: problems that come or go at once and get a line each; the others are summed up
 LOG_LINES = 20
 #: seconds between two looks at the problems, so that a flapping one cannot fill the log
 LOG_INTERVAL = 0.5
+#: open files that flows leave to listeners, probes, the admin side and pipes: at least so many, and this part of all
+RESERVED_FILES = 256
+RESERVED_PART = 10
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +40,9 @@ async def run_agent(settings: Settings, *, task_status: trio.TaskStatus[Pipeline
         SourceError: the source of Services cannot be started.
         EngineError: the engine cannot be started.
     """
-    raise_file_limit()
+    engine_settings = fit_to_files(settings.engine, raise_file_limit())
     source = await trio.to_thread.run_sync(open_source, settings.source)
-    engine = TrioEngine.open(settings.engine)
+    engine = TrioEngine.open(engine_settings)
     capture = BindCapture()
     try:
         engine.start()
@@ -66,6 +70,22 @@ def raise_file_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def fit_to_files(settings: EngineSettings, files: int) -> EngineSettings:
+    """Bound flows and pipes so that a limit of ``files`` open files leaves some for everything else.
+
+    Flows that took every file would also keep probes, new frontends and `spliceway status` out.
+    """
+    if files == resource.RLIM_INFINITY:
+        return settings
+    reserved = min(max(RESERVED_FILES, files // RESERVED_PART), files // 2)
+    flows = max(1, (files - reserved) // 2)
+    if flows < settings.max_flows:
+        log.info("the limit of %d open files allows %d connections at once, not %d", files, flows, settings.max_flows)
+    return msgspec.structs.replace(
+        settings, max_flows=min(settings.max_flows, flows), max_pipes=min(settings.max_pipes, reserved // 8)
+    )
 
 
 async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], shutdown: float) -> None:

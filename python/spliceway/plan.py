@@ -162,6 +162,7 @@ class _Planner:
         self.primary = next((family_of(ip) for ip in usable_ips(service)), IPV4)
         self._drain = options.drain
         self._unhealthy = unhealthy
+        self._slices = view.slices
         self._merged = merge_endpoints(view.slices)
         self._ports: dict[str, _PortPlan] = {}
 
@@ -171,6 +172,7 @@ class _Planner:
     def pool(self, port: ServicePortSpec, family: str) -> PoolSpec:
         name = pool_name(self.key, port.name, family, self.primary)
         if name not in self._ports:
+            self._check_names(port)
             self._ports[name] = self._plan_port(name, self._merged.get((family, port.name), {}))
         return self._ports[name].pool
 
@@ -183,6 +185,19 @@ class _Planner:
         pools = tuple(each.pool for each in self._ports.values())
         endpoints = tuple((name, each.states) for name, each in self._ports.items())
         return ServicePlan(self.key, pools, tuple(frontends), tuple(self.problems), endpoints, self.created)
+
+    def _check_names(self, port: ServicePortSpec) -> None:
+        """Name a port that no slice has: ports match by name and protocol (E-03). Slices without endpoints say none."""
+        if any((family, port.name) in self._merged for family in (IPV4, IPV6)):
+            return
+        used = [piece for piece in self._slices if piece.endpoints]
+        if not used:
+            return
+        have = ", ".join(sorted({f"{other.name!r} ({other.protocol})" for piece in used for other in piece.ports}))
+        message = f"no EndpointSlice has a port named {port.name!r} ({port.protocol}); they have {have or 'none'}"
+        problem = Problem(f"Service {self.key}", message, warning=True)
+        if problem not in self.problems:  # said for the other family already
+            self.problems.append(problem)
 
     def _plan_port(self, name: str, endpoints: Endpoints) -> _PortPlan:
         aside = self._unhealthy(name)

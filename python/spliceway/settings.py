@@ -50,7 +50,7 @@ class AdminSettings(msgspec.Struct, frozen=True):
     socket: Path | None = None
     #: a request head must arrive, and a response must leave, within this time
     timeout: float = 10.0
-    #: open connections; more are closed at once and counted
+    #: open connections, on each of the two listeners; one more closes the one that waits longest, and is counted
     max_connections: int = 64
 
 

@@ -18,9 +18,9 @@ import trio
 from spliceway import node
 from spliceway.errors import SourceError
 from spliceway.model import Address, Problem
-from spliceway.node import run_agent
+from spliceway.node import fit_to_files, run_agent
 from spliceway.pipeline import Pipeline
-from spliceway.settings import AdminSettings, Settings, SourceSettings
+from spliceway.settings import AdminSettings, EngineSettings, Settings, SourceSettings
 
 
 def manifest(vip: Address, pod: Address) -> str:
@@ -142,3 +142,25 @@ def test_the_file_limit_is_raised() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("files", [8, 64, 256, 1024, 20_000, 1_048_576])
+def test_flows_leave_files_for_everything_else(files: int, caplog: pytest.LogCaptureFixture) -> None:
+    """At the limit of open files, `status` and probes would time out, and no new frontend could be opened."""
+    caplog.set_level(logging.INFO, "spliceway")
+    fitted = fit_to_files(EngineSettings(max_flows=10_000_000), files)
+    left = files - 2 * fitted.max_flows - 2 * fitted.max_pipes
+    assert fitted.max_flows >= files // 4
+    assert left >= min(files * 3 // 8, node.RESERVED_FILES * 3 // 4)
+    assert [record.message for record in caplog.records] == [
+        f"the limit of {files} open files allows {fitted.max_flows} connections at once, not 10000000"
+    ]
+
+
+def test_flows_that_fit_are_not_bounded_further(caplog: pytest.LogCaptureFixture) -> None:
+    """A bound that the user chose would change, or the log would warn of nothing."""
+    caplog.set_level(logging.INFO, "spliceway")
+    chosen = EngineSettings(max_flows=1000)
+    assert fit_to_files(chosen, 1_048_576) == chosen
+    assert fit_to_files(chosen, resource.RLIM_INFINITY) == chosen
+    assert not caplog.records

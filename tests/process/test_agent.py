@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,25 @@ def test_second_agent_on_the_same_socket_says_so(tmp_path: Path) -> None:
             assert "another agent answers there" in second.stderr
             assert "Traceback" not in second.stderr
             assert agent.state().ready
+
+
+def test_status_answers_while_clients_hold_all_flows(tmp_path: Path) -> None:
+    """Whoever opens enough connections would hide from the operator what is going on, and fill the log."""
+    with EchoBackend() as backend:
+        vip = free_vip()
+        path = write(tmp_path / "shop.yaml", manifest(vip, backend.address))
+        with AgentProcess(tmp_path, "--manifests", str(path)) as agent, ExitStack() as stack:
+            resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (64, 64))  # while it still imports
+            agent.wait_ready()
+            for _ in range(60):
+                flow = stack.enter_context(socket.create_connection(vip, timeout=20))
+                flow.sendall(b"x")
+            state = agent.wait(lambda state: state.paused)
+            assert 0 < state.flows < 32
+            assert "64 open files" in agent.log
+            assert "Traceback" not in agent.log
+            status = cli("status", "--state-socket", str(agent.socket))
+            assert "PAUSED" in status.stdout
 
 
 def test_gateway_binds_only_what_it_is_told(tmp_path: Path) -> None:

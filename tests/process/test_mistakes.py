@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from support.agentprocess import cli
+from support.agentprocess import PATIENCE, AgentProcess, EchoBackend, cli, free_vip, manifest
+from support.child import run_child
 
 MISTAKES: list[tuple[list[str], int, str]] = [
     ([], 2, "Usage"),
@@ -37,6 +42,7 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["explain", "127.0.0.1"], 2, "ADDR:PORT"),
     (["explain", "127.0.0.1:80"], 2, "--client"),
     (["explain", "127.0.0.1:80", "--client", "me"], 2, "--client"),
+    (["explain", "127.0.0.1:80", "--client", "fe80::1%lo"], 2, "'fe80::1%lo'"),
     (
         ["explain", "127.0.0.1:80", "--client", "10.0.0.1", "--state-socket", "no.sock"],
         1,
@@ -93,3 +99,87 @@ def test_closed_and_full_output(tmp_path: Path) -> None:
     assert result.stderr.startswith(b"Error: ")
     closed = subprocess.run([*command], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, check=False, timeout=60)
     assert b"Traceback" not in closed.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], []])
+def test_help_that_cannot_be_written(arguments: list[str]) -> None:
+    """A full disk would look like a bug in spliceway."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "spliceway", *arguments]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert result.returncode == (1 if arguments else 2)
+    assert b"Traceback" not in result.stderr
+    assert result.stderr.startswith(b"Error: " if arguments else b"Usage: ")
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["--help"]])
+def test_reader_that_has_had_enough_is_no_error(command: list[str], tmp_path: Path) -> None:
+    """`set -o pipefail; spliceway status | head -1` would fail."""
+    with EchoBackend() as backend:
+        path = tmp_path / "shop.yaml"
+        path.write_text(manifest(free_vip(), backend.address))
+        with AgentProcess(tmp_path, "--manifests", str(path)) as agent:
+            agent.wait_ready()
+            unread, output = os.pipe()
+            os.close(unread)
+            environment = os.environ | {"SPLICEWAY_STATE_SOCKET": str(agent.socket)}
+            whole = [sys.executable, "-m", "spliceway", *command]
+            result = subprocess.run(
+                whole, stdout=output, stderr=subprocess.PIPE, check=False, timeout=60, env=environment
+            )
+            os.close(output)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_another_users_agent() -> None:
+    """Somebody who has to use sudo would be told that the option is wrong."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "state.sock")
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0 if os.geteuid() else 0o600)
+        said = run_child(
+            f"""
+import os
+from click.testing import CliRunner
+from spliceway.cli import cli
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+result = CliRunner().invoke(cli, ["status", "--state-socket", {str(path)!r}])
+print(result.exit_code, result.output)
+"""
+        )
+    expected = f"Error: No permission to ask the agent at {path}; run this as the agent's own user."
+    assert said.split(maxsplit=1) == ["1", f"{expected}\n\n"]
+
+
+def test_interrupt_while_starting_is_quiet(tmp_path: Path) -> None:
+    """Ctrl-C right after the start would print a traceback."""
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    for module in ("click", "msgspec", "spliceway.cli.status", "trio", "spliceway.node"):
+        # Says so when the import of a module begins, and gives the signal time to come.
+        code = f"""
+import runpy, sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            print("importing", flush=True)
+            time.sleep({PATIENCE})
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["run", "--manifests", {str(path)!r}, "--admin", "off"]
+runpy.run_module("spliceway", run_name="__main__")
+"""
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"importing\n"
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+            assert (module, process.wait(PATIENCE), said) == (module, 130, b"")
+            assert time.monotonic() - began < PATIENCE

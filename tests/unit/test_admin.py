@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,6 +175,8 @@ async def test_explain(tmp_path: Path) -> None:
         assert json.loads(body)["error"] == f"Nothing is served at 127.64.0.10:81; near it: {VIP}."
         status, _, body = await ask(path, "/explain?frontend=shop&client=10.0.0.9:4711")
         assert (status, "'shop' is not ADDRESS:PORT" in json.loads(body)["error"]) == (400, True)
+        status, _, body = await ask(path, f"/explain?frontend={VIP}&client=%5Bfe80::1%25lo%5D:1")
+        assert (status, "fe80::1%lo" in json.loads(body)["error"]) == (400, True)
 
         wildcard = Address("0.0.0.0", 80)
         observed.frontend_map = {wildcard: FrontendState(Frontend(wildcard, POOL), "failed", "in use")}
@@ -222,6 +225,51 @@ async def test_client_that_does_not_read_is_cut_off() -> None:
         assert length is None or len(body) < int(length[1])
         await stalled.aclose()
         assert (await ask(addresses.http, "/livez"))[0] == 200
+
+
+async def test_clients_that_do_not_read_make_room_for_the_next() -> None:
+    """A handful of stalled scrapers would hide the agent from its probes for 10 s, and get it restarted."""
+    observed = FakeObserved()
+    pools = tuple(pool_counters(f"default/s{number}:http", flows=1) for number in range(3000))
+    observed.engine = engine_counters(pools=pools)
+    async with serving(observed, timeout=60.0, max_connections=2) as addresses:
+        stalled = [await connect(addresses.http) for _ in range(2)]
+        for stream in stalled:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await stream.receive_some(9)) == b"HTTP/1.1 "
+        with trio.fail_after(10):
+            assert (await ask(addresses.http, "/livez"))[0] == 200
+        for stream in stalled:
+            await stream.aclose()
+
+
+async def test_answers_under_way_make_room_for_the_next() -> None:
+    """Scrapers that ask for more than the agent can compute would keep its probes out."""
+    observed = FakeObserved()
+    asked = threading.Semaphore(0)
+    goes_on = threading.Event()
+
+    def slow_counters(*, all_pools: bool = True) -> Any:
+        asked.release()
+        goes_on.wait(20)
+        return engine_counters()
+
+    observed.counters = slow_counters  # type: ignore[method-assign]
+    async with serving(observed, timeout=60.0, max_connections=2) as addresses:
+        scrapers = [await connect(addresses.http) for _ in range(2)]
+        try:
+            for stream in scrapers:
+                await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                await trio.to_thread.run_sync(asked.acquire)
+            with trio.fail_after(10):
+                assert (await ask(addresses.http, "/livez"))[0] == 200
+                assert await until_closed(scrapers[0]) == b""
+        finally:
+            goes_on.set()
+        assert (await scrapers[1].receive_some(12)) == b"HTTP/1.1 200"
+        for stream in scrapers:
+            await stream.aclose()
 
 
 @pytest.mark.parametrize(

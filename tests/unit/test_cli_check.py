@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,44 @@ def test_good_manifest(tmp_path: Path) -> None:
     """A correct manifest would be refused in somebody's pipeline."""
     (tmp_path / "a.yaml").write_text(GOOD)
     assert check(tmp_path) == (0, ["1 Service, 2 endpoints, 1 frontend; 0 errors, 0 warnings"])
+
+
+def test_folder_and_fifo(tmp_path: Path) -> None:
+    """A folder that is called like a manifest would be an error, and a FIFO hang the pipeline."""
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / "old.yaml").mkdir()
+    os.mkfifo(tmp_path / "f.yaml")
+    code, lines = check(tmp_path)
+    assert code == 1
+    assert lines[0] == f"{tmp_path / 'f.yaml'}: cannot be read: it is not a regular file"
+    assert lines[1].endswith("; 1 error, 0 warnings")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("http, port: 9001", "web, port: 9001", "no EndpointSlice has a port named 'http' (TCP); they have 'web'"),
+        (GOOD[GOOD.index("---") :], "", "has no EndpointSlice: its clients are refused"),
+    ],
+)
+def test_service_that_would_refuse_is_a_warning(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """A Service that nobody answers for would look fine."""
+    path = tmp_path / "a.yaml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new))
+    code, lines = check(path)
+    assert code == 0
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{path}:1: warning: Service default/shop: {says}")
+
+
+def test_misspelt_kind_is_an_error(tmp_path: Path) -> None:
+    """The Service would not exist, and the pipeline be green."""
+    path = tmp_path / "a.yaml"
+    path.write_text(GOOD.replace("kind: Service", "kind: Servce"))
+    code, lines = check(path)
+    assert code == 1
+    assert lines[0] == f"{path}:2: Servce default/shop: kind: v1 Servce is not known; did you mean v1 Service?"
 
 
 def test_folder_is_read_as_run_reads_it(tmp_path: Path) -> None:

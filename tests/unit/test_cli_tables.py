@@ -78,6 +78,24 @@ def test_status_fits_the_terminal(width: int) -> None:
     assert any("1234" in line for line in lines)
 
 
+@pytest.mark.parametrize("width", [20, 40, 59])
+def test_narrow_terminal_gets_a_list(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of three letters each would be all that is left of a table."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    state = state_of(busy())
+    status_module.show_services(console, state.services, None, 0.0)
+    monkeypatch.setattr(explain_module, "open_console", lambda: console)
+    candidate = CandidateRow("[fd00::2]:80", 1, True, 5, 0, 1, "owner of slot 3 of 251")
+    answer = ExplainState("10.0.0.1:80", "10.0.0.9:1", POOL, "serving", "", "maglev", 7, (candidate,))
+    explain_module.show(answer, any_port=False)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for line in ("  state: serving", "  flows: 1234", "try 1", "  health: healthy"):
+        assert line in lines
+    assert any("[fd00::2]" in line for line in lines)
+
+
 def test_status_of_10_000_services_shows_what_is_going_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one Service that fails would scroll by among thousands of idle ones."""
     state = state_of(busy())

@@ -330,6 +330,44 @@ def test_other_kinds_are_left_alone(api_version: str, kind: str, said: str) -> N
     assert said in decoded.faults[0].message
 
 
+@pytest.mark.parametrize(
+    ("api_version", "kind", "meant"),
+    [
+        ("v1", "Servce", "v1 Service"),
+        ("v1", "service", "v1 Service"),
+        ("v1", "Services", "v1 Service"),
+        ("discovery.k8s.io/v1", "Service", "v1 Service"),
+        ("v1", "EndpointSlice", "discovery.k8s.io/v1 EndpointSlice"),
+        ("discovery.k8s.io/v1", "Endpointslices", "discovery.k8s.io/v1 EndpointSlice"),
+        ("v1", "Lst", "v1 List"),
+    ],
+)
+def test_misspelt_kind_is_an_error(api_version: str, kind: str, meant: str) -> None:
+    """Lost: a mistyped kind would take the object away with a mere warning."""
+    decoded = both_ways({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}})
+    assert not decoded.ignored
+    assert not decoded.faults[0].warning
+    assert faults(decoded) == {"kind": f"{api_version} {kind} is not known; did you mean {meant}?"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["ServiceAccount", "Secret", "Pod", "PodList", "SecretList", "Endpoints", "EndpointsList", "ServiceList"]
+)
+def test_kinds_of_the_core_api_are_not_taken_for_misspelt(kind: str) -> None:
+    """Lost: an ordinary manifest with a ServiceAccount would be an error."""
+    assert both_ways({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}}).ignored
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "0.1.2.3", "224.0.0.9", "255.255.255.255", "::", "ff02::1"])
+def test_cluster_ip_that_nobody_can_dial(text: str) -> None:
+    """Lost: a frontend of 0.0.0.0 would take the port on every address of the node."""
+    decoded = both_ways(service({"clusterIPs": [text, "127.64.0.1"]}))
+    assert isinstance(decoded.object, Service)
+    assert decoded.object.cluster_ips == ("127.64.0.1",)
+    message = f"{text} is not an address that clients can dial; it is left out"
+    assert faults(decoded) == {"spec.clusterIPs[0]": message}
+
+
 def test_items_of_a_typed_list_need_no_kind() -> None:
     """Lost: nothing of a cluster would be read: list items do not say their kind."""
     value = {name: part for name, part in service().items() if name not in ("kind", "apiVersion")}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import socket
 import threading
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ from spliceway.errors import SourceError
 from spliceway.model import Service
 from spliceway.settings import SourceSettings
 from spliceway.source import file as file_module
+from spliceway.source import manifest as manifest_module
 from spliceway.source import notify, open_source
 from spliceway.source.file import FileSource
 from support.fold import Fold, folded
@@ -158,17 +162,73 @@ async def test_file_that_was_never_good(tmp_path: Path) -> None:
         assert statistics.last_error == fold.said()[0]
 
 
-async def test_bad_object_keeps_its_last_good_version(tmp_path: Path) -> None:
-    """Lost: the other objects' edits, or the bad object's service, in a file that is well-formed."""
+async def test_failed_read_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost: a file that was read while no descriptor was left would never be served, until somebody edits it."""
+    monkeypatch.setattr(file_module, "POLL", 0.05)
     path = tmp_path / "a.yaml"
-    path.write_text(service("a") + "---\n" + service("b"))
-    async with folded(FileSource([path])) as fold:
-        path.write_text(service("a").replace("spec:", "spec: {type: Wrong}\nspare:") + "---\n" + service("b", 81))
-        await fold.until(lambda: ports(fold) == {"a": 80, "b": 81})
+    path.write_text(service("a"))
+    tries = 0
+    tried_again = threading.Event()
+
+    def refuse(name: str, flags: int) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            tried_again.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+
+    source = FileSource([path])
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest_module, "_open_at_once", refuse)
+        async with folded(source) as fold:
+            assert fold.said() == [f"{path}: cannot be read: too many open files; nothing of it is used"]
+            assert await trio.to_thread.run_sync(tried_again.wait, 10)
+            assert source.statistics()[0].errors == 1, "the same error is told once"
+            patch.undo()
+            await fold.until(lambda: fold.names() == {"a"} and not fold.said())
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_fifo_in_the_place_of_a_file(tmp_path: Path, named: bool) -> None:
+    """Lost: the source would wait for the FIFO's writer for ever, and see no other edit."""
+    path = tmp_path / "a.yaml"
+    path.write_text(service("a"))
+    async with folded(FileSource([path if named else tmp_path])) as fold:
+        path.unlink()
+        os.mkfifo(path)
         await fold.until(lambda: bool(fold.said()))
-        assert fold.said()[0].endswith("; keeping its last good version")
-        path.write_text(service("b", 82))
-        await fold.until(lambda: ports(fold) == {"b": 82} and not fold.said())
+        assert fold.said() == [f"{path}: cannot be read: it is not a regular file; keeping its last good state"]
+        assert ports(fold) == {"a": 80}
+        path.unlink()
+        path.write_text(service("a", 81))
+        await fold.until(lambda: ports(fold) == {"a": 81} and not fold.said())
+
+
+async def test_socket_called_like_a_manifest(tmp_path: Path) -> None:
+    """Lost: nobody would say why nothing of it is served; a folder in the folder is no mistake."""
+    (tmp_path / "folder.yaml").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "a.yaml"))
+        async with folded(FileSource([tmp_path])) as fold:
+            assert fold.said() == [
+                f"{tmp_path / 'a.yaml'}: cannot be read: it is not a regular file; nothing of it is used"
+            ]
+
+
+async def test_folder_that_vanishes_is_a_problem(tmp_path: Path) -> None:
+    """Lost: nobody would know why nothing is served any more."""
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(service("a"))
+    async with folded(FileSource([folder])) as fold:
+        shutil.rmtree(folder)
+        await fold.until(lambda: bool(fold.said()))
+        assert fold.said() == [f"{folder}: does not exist any more; nothing of it is served until it is back"]
+        assert fold.names() == set()
+        folder.mkdir()
+        await fold.until(lambda: not fold.said())
+        (folder / "a.yaml").write_text(service("a"))
+        await fold.until(lambda: fold.names() == {"a"})
 
 
 async def test_volume_swap(tmp_path: Path) -> None:

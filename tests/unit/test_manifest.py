@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -308,6 +309,56 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
             read_manifest(path)
     with pytest.raises(ManifestError, match="not a regular file"):
         read_manifest(Path(os.devnull))
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    """Lost: `check` would wait for a FIFO's writer, and a socket's message be a riddle."""
+    os.mkfifo(tmp_path / "fifo.yaml")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.yaml"))
+        for name in ("fifo.yaml", "socket.yaml"):
+            with pytest.raises(ManifestError, match=r"\.yaml: cannot be read: it is not a regular file"):
+                read_manifest(tmp_path / name)
+
+
+@pytest.mark.timeout(30)
+def test_file_that_becomes_a_fifo_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost: a thread would hang for ever when the file is replaced between the look at it and its opening."""
+    path = tmp_path / "a.yaml"
+    os.mkfifo(path)
+    (tmp_path / "file").touch()
+    status = (tmp_path / "file").stat()
+
+    def outdated(_: Path) -> os.stat_result:
+        return status
+
+    monkeypatch.setattr(Path, "stat", outdated)
+    with pytest.raises(ManifestError, match="not a regular file"):
+        read_manifest(path)
+
+
+def test_objects_of_which_something_is_left_out(tmp_path: Path) -> None:
+    """Lost: the file source could not keep the good version of what was edited badly."""
+    text = SERVICE + "---\n" + SLICE
+    assert read(tmp_path, text).sound
+    manifest = read(tmp_path, text.replace("127.0.0.12", "nowhere"))
+    assert manifest.salvaged == ((Kind.ENDPOINT_SLICE, ObjectKey("default", "shop-1")),)
+    assert not manifest.sound
+    manifest = read(tmp_path, text + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\n")
+    assert manifest.sound, "a warning is no error"
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_misspelt_item_of_a_list_is_an_error(tmp_path: Path, name: str) -> None:
+    """Lost: the Service would vanish with a warning among many."""
+    value = kubernetes_list(2)
+    value["items"][1]["kind"] = "Servce"
+    manifest = read(tmp_path, json.dumps(value), name)
+    assert len(manifest.objects) == 1
+    assert [problem.warning for problem in manifest.problems] == [False]
+    value["kind"] = "Lst"
+    assert not read(tmp_path, json.dumps(value), name).sound
 
 
 def test_too_large(tmp_path: Path) -> None:

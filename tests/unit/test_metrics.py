@@ -192,3 +192,13 @@ def test_rates_between_two_readings() -> None:
     assert rates(before, after, 2.0) == (25.0, 100.0, 0.0)
     assert rates(after, before, 2.0) == (0.0, 0.0, 0.0)
     assert rates(before, after, 0.0) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("version", ["abc", "1.x", "", "0.0.1"])
+def test_accept_header_with_an_odd_version_gets_metrics(version: str) -> None:
+    """A scraper with an odd header would get an error instead of metrics."""
+    observed = FakeObserved()
+    accept = f"application/openmetrics-text; version={version}"
+    content_type, body = exposition(Snapshot.take(observed), observed.counters(), BOUNDS, accept=accept)
+    assert content_type.startswith(("text/plain", "application/openmetrics-text"))
+    assert b"spliceway_ready" in body

@@ -151,6 +151,27 @@ def test_udp_ports_and_affinity_are_named_as_not_served() -> None:
     assert all(problem.warning for problem in made.problems)
 
 
+def test_e03_port_that_no_slice_has_is_named() -> None:
+    """A Service would refuse everybody, and nothing would say that its slices have another name for the port."""
+    svc = service("shop", "10.96.0.1", "fd00::1", ports={"http": 80, "admin": 81})
+    slices = endpoints("shop.0", "10.0.0.1", ports={"web": 8080, "http": (8080, "UDP"), "admin": 8081})
+    (problem,) = plan(svc, slices).problems
+    assert str(problem) == (
+        "Service default/shop: no EndpointSlice has a port named 'http' (TCP); "
+        "they have 'admin' (TCP), 'http' (UDP), 'web' (TCP)"
+    )
+    assert problem.warning
+    headless = service("shop", "None", ports={"http": 80})
+    assert plan(headless, slices, options=gateway(Listen(ANY, "default", "shop"))).problems == (problem,)
+
+
+def test_slices_without_endpoints_need_no_ports() -> None:
+    """Every Service without Pods would be a problem: Kubernetes makes an empty slice for it, without ports."""
+    empty = msgspec.structs.replace(endpoints("shop.0"), ports=())
+    assert plan(service("shop", "10.96.0.1", ports={"http": 80}), empty).problems == ()
+    assert plan(service("shop", "10.96.0.1", ports={"http": 80})).problems == ()
+
+
 def test_annotations_tune_a_service_and_bad_ones_are_named() -> None:
     good = plan(service("shop", "10.96.0.1", tuning=(("balance", "p2c"), ("replay", "true"))))
     assert (good.pools[0].balance, good.pools[0].retry.replay, good.problems) == (Balance.P2C, True, ())

@@ -15,9 +15,6 @@ from spliceway.model import EndpointSlice, KubernetesObject, ObjectKey, Problem,
 from spliceway.plan import PlanOptions, plan_service
 from spliceway.store import Store
 
-#: file name endings that are read in a folder
-_SUFFIXES = (".yaml", ".yml", ".json")
-
 
 class Findings(NamedTuple):
     """What was found in all files together."""
@@ -62,11 +59,13 @@ def problem_line(problem: Problem) -> str:
 
 
 def manifest_files(paths: Iterable[Path]) -> list[Path]:
-    """Every file that is named, or lies in a folder that is named and has a manifest's name."""
+    """Every file that is named, or lies in a folder that is named and has a manifest's name, as the file source's."""
+    from spliceway.source.survey import is_manifest
+
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = (each for each in path.iterdir() if each.suffix in _SUFFIXES and not each.name.startswith("."))
+            inside = (each for each in path.iterdir() if is_manifest(each) and not each.is_dir())
             files.update(dict.fromkeys(sorted(inside)))
         else:
             files[path] = None
@@ -100,6 +99,7 @@ def examine(files: Iterable[Path]) -> Findings:
     for plan in plans:
         problems.extend(_placed(problem, places) for problem in plan.problems)
     problems.extend(_placed(problem, places) for problem in _orphans(slices, services))
+    problems.extend(_placed(problem, places) for problem in _bare(plans, slices))
     states = [each for plan in plans for _, each in plan.endpoints]
     endpoints = sum(each.ready + each.terminating + each.unready for each in states)
     return Findings(problems, len(services), endpoints, sum(len(plan.frontends) for plan in plans))
@@ -116,6 +116,13 @@ def _orphans(slices: Iterable[EndpointSlice], services: set[ObjectKey]) -> Itera
         owner = ObjectKey(each.key.namespace, each.service)
         if owner not in services:
             yield Problem(_subject(each), f"belongs to Service {owner}, which is not defined here", warning=True)
+
+
+def _bare(plans: Iterable[ServicePlan], slices: Iterable[EndpointSlice]) -> Iterable[Problem]:
+    owners = {ObjectKey(each.key.namespace, each.service) for each in slices}
+    for plan in plans:
+        if plan.frontends and plan.key not in owners:
+            yield Problem(f"Service {plan.key}", "has no EndpointSlice: its clients are refused", warning=True)
 
 
 def _placed(problem: Problem, places: dict[str, tuple[str, int]]) -> Problem:

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from spliceway.cli.agent import fetch_explanation
-from spliceway.cli.output import new_table, open_console
+from spliceway.cli.output import open_console, print_table
 from spliceway.cli.params import AddressParam, ClientParam, state_socket_option
 from spliceway.model import Address
 from spliceway.observe.state import ExplainState
+
+_COLUMNS = ("try", "backend", "weight", "health", "active", "why")
 
 
 @click.command()
@@ -39,13 +41,13 @@ def show(answer: ExplainState, *, any_port: bool) -> None:
     if not answer.candidates:
         console.print("no backend")
         return
-    table = new_table("try", "backend", "weight", "health", "active", "why", right=("try", "weight", "active"))
+    rows: list[tuple[str, ...]] = []
     for each in answer.candidates:
         health = "healthy" if each.healthy else "[red]set aside[/red]"
         if each.consecutive_failures:
             health += f", {each.consecutive_failures} failed in a row"
         rank = str(each.rank) if each.rank else "-"
-        table.add_row(rank, escape(each.address), str(each.weight), health, str(each.active), escape(each.reason))
-    console.print(table)
+        rows.append((rank, escape(each.address), str(each.weight), health, str(each.active), escape(each.reason)))
+    print_table(console, _COLUMNS, rows, right=("try", "weight", "active"))
     if any_port:
         console.print("Another source port of this client may get another backend; name one with --client IP:PORT.")

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
-import click
+#: exit code after Ctrl-C, as shells give it
+_INTERRUPTED = 130
 
-from spliceway.cli.check import check
-from spliceway.cli.demo import demo
-from spliceway.cli.explain import explain
-from spliceway.cli.run import run
-from spliceway.cli.status import status
-from spliceway.errors import SplicewayError
-from spliceway.observe.state import version
+try:
+    import click
+
+    from spliceway.cli.check import check
+    from spliceway.cli.demo import demo
+    from spliceway.cli.explain import explain
+    from spliceway.cli.run import run
+    from spliceway.cli.status import status
+    from spliceway.errors import SplicewayError
+    from spliceway.observe.state import version
+except KeyboardInterrupt:  # these take most of the time until `main` is called
+    sys.exit(_INTERRUPTED)
 
 
 class _Group(click.Group):
     """Turns every exception that is meant for users into click's one line."""
 
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        with _told():  # --help and --version print already here
+            return super().make_context(*arguments, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _told():
             result = super().invoke(ctx)
             click.echo(nl=False)  # flushes: what cannot be written should fail here, and not at exit
-        except (SplicewayError, OSError, BaseExceptionGroup) as raised:
-            error = _clear(raised)
-            if isinstance(error, BrokenPipeError):
-                _discard_stdout()
-                ctx.exit(0)  # whoever read our output has had enough
-            if isinstance(error, SplicewayError | OSError):
-                raise click.ClickException(_sentence(error)) from None
-            raise error from None
         return result
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Turn what is raised into one line for the user, or into the right exit code."""
+    try:
+        yield
+    except (SplicewayError, OSError, BaseExceptionGroup, KeyboardInterrupt) as raised:
+        error = _clear(raised)
+        if isinstance(error, KeyboardInterrupt):
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+        if isinstance(error, BrokenPipeError):
+            _discard_stdout()
+            raise click.exceptions.Exit(0) from None  # whoever read our output has had enough
+        if isinstance(error, SplicewayError | OSError):
+            raise click.ClickException(_sentence(error)) from None
+        raise error from None
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -63,7 +85,10 @@ for command in (run, check, explain, status, demo):
 
 def main() -> None:
     """Entry point of the ``spliceway`` script."""
-    cli(prog_name="spliceway")
+    try:
+        cli(prog_name="spliceway")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
 
 
 def _clear(error: BaseException) -> BaseException:

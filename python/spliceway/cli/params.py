@@ -152,7 +152,7 @@ def default_state_socket() -> Path:
 
 state_socket_option = option(
     "--state-socket",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),  # who may not read it learns so when asking
     default=default_state_socket,
     show_default="/run/spliceway/state.sock for root, else below $XDG_RUNTIME_DIR",
     help="Unix socket on which the agent answers `status` and `explain`.",

@@ -86,7 +86,7 @@ _DAY = 86_400.0
     "--max-flows",
     type=click.IntRange(1, 100_000_000),
     default=_SETTINGS.engine.max_flows,
-    help="Connections open at once; accepting pauses there.",
+    help="Connections open at once; accepting pauses there. The limit of open files may allow fewer.",
 )
 @option(
     "--endpoint-drain",

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from spliceway.cli.agent import fetch_state
-from spliceway.cli.output import new_table, open_console
+from spliceway.cli.output import open_console, print_table
 from spliceway.cli.params import SecondsParam, state_socket_option
 from spliceway.observe.state import AgentState
 from spliceway.observe.stats import ServicePortRow, rates
@@ -77,16 +77,16 @@ def show_services(console: Console, rows: Sequence[ServicePortRow], before: Agen
     columns = ("service port", "frontend", "state", "endpoints", *numbers)
     if console.width < _NARROW:
         columns = tuple(column for column in columns if column not in _LEFT_OUT_WHEN_NARROW)
-    table = new_table(*columns, right=numbers)
     earlier = {row.pool: row for row in before.services} if before else {}
+    table: list[list[str]] = []
     for row in rows:
         cells = _cells(row)
         if before:
             rate = rates(earlier.get(row.pool, ServicePortRow(row.pool)), row, seconds)
             values = (f"{rate.flows:.0f}", human_bytes(rate.bytes_in), human_bytes(rate.bytes_out))
             cells |= dict(zip(_RATES, values, strict=True))
-        table.add_row(*(cells[column] for column in columns))
-    console.print(table)
+        table.append([cells[column] for column in columns])
+    print_table(console, columns, table, right=numbers)
 
 
 def show_troubles(console: Console, state: AgentState) -> None:

@@ -6,7 +6,9 @@ itself its own connection, and nobody else an answer.
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -22,6 +24,10 @@ _RECEIVE_SIZE = 4096
 #: after a refusal, unread bytes would make the kernel reset the connection before the client has read the answer
 _LINGER_BYTES = 256 * 1024
 _LINGER_SECONDS = 1.0
+#: errors of ``accept`` that pass when somebody closes something; seconds between two tries, and between two log lines
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_ACCEPT_INTERVAL = 0.1
+_LOG_INTERVAL = 60.0
 
 
 class Request(NamedTuple):
@@ -54,8 +60,8 @@ class HttpServer:
     """Serves ``handler`` on streams.
 
     ``timeout`` (seconds) bounds each of: the wait for a whole request head, the handler, and the sending of its
-    response. With ``max_connections`` open, a new one takes the place of the one that has waited longest for a request
-    head; when every one is being answered, the new one is closed. Either way `dropped` counts it.
+    response. With ``max_connections`` open, a new one takes the place of the one that has waited longest for its client
+    to send or to read, or, when every one is being answered, of the one with the oldest request; `dropped` counts them.
     """
 
     def __init__(self, handler: Handler, *, timeout: float, max_connections: int) -> None:
@@ -64,31 +70,53 @@ class HttpServer:
         self._timeout = timeout
         self._max_connections = max_connections
         self._open = 0
-        #: scopes of connections that wait for a request head, the longest waiting first
-        self._waiting: dict[int, trio.CancelScope] = {}
-        self._number = 0
+        #: connections whose client has to send or to read, and those that are being answered, the longest first
+        self._waiting: dict[trio.CancelScope, None] = {}
+        self._answering: dict[trio.CancelScope, None] = {}
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Accept on ``listener`` until cancelled, and close it."""
-        await trio.serve_listeners(self._connection, [listener])
+        quiet_until = -math.inf
+        async with listener, trio.open_nursery() as nursery:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _EXHAUSTED:
+                        raise
+                    if trio.current_time() >= quiet_until:
+                        quiet_until = trio.current_time() + _LOG_INTERVAL
+                        reason = (error.strerror or str(error)).lower()
+                        logger.error("Admin side: cannot accept connections: %s; probes and status must wait.", reason)
+                    await trio.sleep(_ACCEPT_INTERVAL)
+                else:
+                    nursery.start_soon(self._connection, stream)
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         if self._open >= self._max_connections:
-            self.dropped += 1
-            if not self._waiting:
-                await trio.aclose_forcefully(stream)
-                return
-            self._waiting.pop(next(iter(self._waiting))).cancel()
+            self._make_room()
         self._open += 1
+        scope = trio.CancelScope()
+        self._waiting[scope] = None
         try:
-            await self._requests(stream)
+            with scope:
+                await self._requests(stream, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError) as error:
             logger.debug("admin connection ended: %s", error)
         finally:
             self._open -= 1
+            self._waiting.pop(scope, None)
+            self._answering.pop(scope, None)
             await trio.aclose_forcefully(stream)
 
-    async def _requests(self, stream: trio.SocketStream) -> None:
+    def _make_room(self) -> None:
+        holders = self._waiting or self._answering
+        oldest = next(iter(holders))
+        del holders[oldest]
+        oldest.cancel()
+        self.dropped += 1
+
+    async def _requests(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         while True:
             try:
@@ -99,7 +127,9 @@ class HttpServer:
             except h11.RemoteProtocolError as error:
                 await self._refuse(stream, connection, error)
                 return
+            _move(scope, self._waiting, self._answering)
             response = await self._respond(head)
+            _move(scope, self._answering, self._waiting)
             if not await self._send(stream, connection, head, response, close=has_body):
                 return
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
@@ -107,21 +137,15 @@ class HttpServer:
             connection.start_next_cycle()
 
     async def _request_head(self, stream: trio.SocketStream, connection: h11.Connection) -> h11.Request | None:
-        """The next request, or None when the client closed, took too long, or had to make room."""
-        self._number += 1
-        number = self._number
-        with trio.move_on_after(self._timeout) as scope:
-            self._waiting[number] = scope
-            try:
-                while True:
-                    event = connection.next_event()
-                    if isinstance(event, h11.Request):
-                        return event
-                    if event is not h11.NEED_DATA:
-                        return None
-                    connection.receive_data(await stream.receive_some(_RECEIVE_SIZE))
-            finally:
-                self._waiting.pop(number, None)
+        """The next request, or None when the client closed or took too long."""
+        with trio.move_on_after(self._timeout):
+            while True:
+                event = connection.next_event()
+                if isinstance(event, h11.Request):
+                    return event
+                if event is not h11.NEED_DATA:
+                    return None
+                connection.receive_data(await stream.receive_some(_RECEIVE_SIZE))
         return None
 
     async def _respond(self, head: h11.Request) -> Response:
@@ -191,6 +215,13 @@ class HttpServer:
         with trio.move_on_after(self._timeout):
             await stream.send_all(b"".join(part for part in parts if part))
         await _linger(stream)
+
+
+def _move(scope: trio.CancelScope, giver: dict[trio.CancelScope, None], taker: dict[trio.CancelScope, None]) -> None:
+    """Note that it is somebody else's turn now. One that has made room is not noted any more."""
+    if scope in giver:
+        del giver[scope]
+        taker[scope] = None
 
 
 async def _linger(stream: trio.SocketStream) -> None:

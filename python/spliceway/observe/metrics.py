@@ -37,7 +37,10 @@ def exposition(
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(snapshot, counters, bounds, dropped))
     ProcessCollector(registry=registry)
-    encoder, content_type = choose_encoder(accept)
+    try:
+        encoder, content_type = choose_encoder(accept)
+    except (ValueError, TypeError):  # a version that is no version: what every scraper reads
+        encoder, content_type = choose_encoder("")
     return content_type, encoder(registry)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -19,8 +20,16 @@ from spliceway.source.salvage import Path as FieldPath
 
 _HINTS = {
     ("v1", "Endpoints"): ": write an EndpointSlice (discovery.k8s.io/v1) instead",
+    ("v1", "EndpointsList"): ": write EndpointSlices (discovery.k8s.io/v1) instead",
     ("discovery.k8s.io/v1beta1", "EndpointSlice"): ": write discovery.k8s.io/v1",
 }
+_LISTS = {("v1", "List"), ("v1", "ServiceList"), ("discovery.k8s.io/v1", "EndpointSliceList")}
+#: what may be meant by a misspelt kind, in lower case
+_MEANT = {kind.lower(): (version, kind) for version, kind in _LISTS} | {
+    kind.lower(): (version, kind.value) for kind, version in wire.API_VERSIONS.items()
+}
+#: of two words, how alike they must be: Servce and Service are (0.92), ServiceAccount and Service are not (0.67)
+_ALIKE = 0.8
 _UNION: msgspec.json.Decoder[wire.Service | wire.EndpointSlice] = msgspec.json.Decoder(
     wire.Service | wire.EndpointSlice
 )
@@ -104,10 +113,19 @@ def decode_value(value: object, kind: Kind | None = None, *, manifest: bool = Fa
         (kind for kind, version in wire.API_VERSIONS.items() if (version, kind) == (api_version, kind_name)), None
     )
     if known is None:
-        hint = _HINTS.get((str(api_version), str(kind_name)), "")
-        fault = Fault((), f"kind {api_version} {kind_name} is not read; left alone{hint}", warning=True)
-        return Decoded(subject, faults=(fault,), ignored=True)
+        fault = _foreign(str(api_version), str(kind_name))
+        return Decoded(subject, faults=(fault,), ignored=fault.warning)
     return _decode_piecewise(value, known, subject, manifest)
+
+
+def _foreign(api_version: str, kind: str) -> Fault:
+    """Say that a kind is not read: a warning, but an error when it looks like a typing mistake."""
+    name = (api_version, kind)
+    hint = _HINTS.get(name, "")
+    if not hint and name not in _LISTS and api_version in wire.API_VERSIONS.values():
+        for meant in get_close_matches(kind[:64].lower(), _MEANT, 1, _ALIKE):
+            return Fault(("kind",), f"{api_version} {kind[:64]} is not known; did you mean {' '.join(_MEANT[meant])}?")
+    return Fault((), f"kind {api_version} {kind} is not read; left alone{hint}", warning=True)
 
 
 def _decode_slowly(data: bytes | msgspec.Raw, kind: Kind | None, manifest: bool) -> Decoded:

@@ -19,17 +19,16 @@ import trio
 from spliceway.model import (
     Fact,
     Gone,
-    Kind,
     KubernetesObject,
     ListEnd,
     ListStart,
     Problem,
     Problems,
-    Service,
     SourceStatistics,
     Synced,
     Upsert,
 )
+from spliceway.source.lastgood import with_last_good
 from spliceway.source.manifest import Manifest, try_manifest
 from spliceway.source.notify import Changes, FolderWatch
 from spliceway.source.survey import Signature, Survey, is_manifest, signature_of, survey, watched_folders
@@ -55,6 +54,8 @@ class _Known(msgspec.Struct):
 
     signature: Signature
     objects: tuple[KubernetesObject, ...] = ()
+    #: what is wrong with it as a whole
+    problem: Problem | None = None
 
 
 class _Unsettled(NamedTuple):
@@ -78,6 +79,7 @@ class FileSource:
         self._files: dict[Path, _Known] = {}
         self._unsettled: dict[Path, _Unsettled] = {}
         self._unreadable: dict[Path, str] = {}
+        self._absent: set[Path] = set()
         self._synced = False
         self._heard = monotonic()
         self._errors = 0
@@ -141,6 +143,7 @@ class FileSource:
             signature = found.files.get(path)
             if self._is_new(path, signature, changes):
                 await self._tell(facts, path, signature)
+        await self._tell_absent(facts, found)
 
     def _is_new(self, path: Path, signature: Signature | None, changes: Changes | None) -> bool:
         """Say whether a file is different from what was read, and is so for good."""
@@ -167,11 +170,7 @@ class FileSource:
         origin = str(path)
         if signature is None:
             del self._files[path]
-            batch: list[Fact] = [Gone(origin)]
-            if path in self._paths:
-                message = "does not exist any more; nothing of it is served until it is back"
-                batch.append(Problems(origin, (Problem("", message, origin),)))
-            await facts.send(tuple(batch))
+            await facts.send((Gone(origin),))
             return
         manifest = await trio.to_thread.run_sync(_read, path, signature, abandon_on_cancel=True)
         if manifest is None:
@@ -180,18 +179,40 @@ class FileSource:
         known = self._files.setdefault(path, _Known(signature))
         known.signature = signature
         if isinstance(manifest, Problem):
-            self._errors += 1
-            kept = "; keeping its last good state" if known.objects else "; nothing of it is used"
-            problem = msgspec.structs.replace(manifest, message=manifest.message + kept)
-            self._last_error = str(problem)
-            await facts.send((Problems(origin, (problem,)),))
+            await self._tell_broken(facts, known, manifest)
             return
-        objects, problems = _with_last_good(manifest, known.objects)
+        known.problem = None
+        objects, problems = with_last_good(manifest, known.objects)
         known.objects = objects
         self._errors += sum(not problem.warning for problem in problems)
         self._last_error = next((str(problem) for problem in problems if not problem.warning), self._last_error)
         for batch in _batches(origin, objects, problems):
             await facts.send(tuple(batch))
+
+    async def _tell_broken(
+        self, facts: trio.MemorySendChannel[tuple[Fact, ...]], known: _Known, problem: Problem
+    ) -> None:
+        """Say what is wrong with a file as a whole, once."""
+        if problem.line is None:
+            known.signature = _NEVER  # it was not read (no descriptor was left, say): try again at the next survey
+        kept = "; keeping its last good state" if known.objects else "; nothing of it is used"
+        problem = msgspec.structs.replace(problem, message=problem.message + kept)
+        if problem != known.problem:
+            known.problem = problem
+            self._errors += 1
+            self._last_error = str(problem)
+            await facts.send((Problems(problem.origin, (problem,)),))
+
+    async def _tell_absent(self, facts: trio.MemorySendChannel[tuple[Fact, ...]], found: Survey) -> None:
+        """Name the paths of ours of which nothing is left, and take back what was said of those that exist again."""
+        served = self._files.keys() | {file.parent for file in self._files}
+        absent = {path for path in self._paths if path in found.absent and path not in served}
+        message = "does not exist any more; nothing of it is served until it is back"
+        for path in absent - self._absent:
+            await facts.send((Problems(str(path), (Problem("", message, str(path)),)),))
+        for path in self._absent - absent - self._files.keys() - found.unreadable.keys():
+            await facts.send((Problems(str(path), ()),))
+        self._absent = absent
 
     async def _tell_unreadable(
         self, facts: trio.MemorySendChannel[tuple[Fact, ...]], unreadable: dict[Path, str]
@@ -202,8 +223,8 @@ class FileSource:
                 message = f"cannot be read: {reason}; keeping its last good state"
                 problems = (Problem("", message, str(path)),) if reason else ()
                 await facts.send((Problems(str(path), problems),))
-                if not reason and path in self._files:
-                    self._files[path].signature = _NEVER  # its own problems were replaced: read it again
+                if not reason and path in self._files:  # its own problems were replaced: read it again
+                    self._files[path].signature, self._files[path].problem = _NEVER, None
         self._unreadable = unreadable
 
 
@@ -225,30 +246,6 @@ def _read(path: Path, signature: Signature) -> Manifest | Problem | None:
     """Read a file; None when it was written meanwhile, so that what was read may be half of it."""
     manifest = try_manifest(path)
     return manifest if signature_of(path) == signature else None
-
-
-def _with_last_good(
-    manifest: Manifest, last: tuple[KubernetesObject, ...]
-) -> tuple[tuple[KubernetesObject, ...], tuple[Problem, ...]]:
-    """Return the objects and problems of a file; a bad object stays as it was when the file had a good one."""
-    rejected = set(manifest.rejected) if last else set()
-    if not rejected:
-        return manifest.objects, manifest.problems
-    present = {(_kind(made), made.key) for made in manifest.objects}
-    kept = {(_kind(made), made.key): made for made in last}
-    kept = {name: made for name, made in kept.items() if name in rejected - present}
-    subjects = {f"{kind} {key}" for kind, key in kept}
-    problems = tuple(
-        msgspec.structs.replace(problem, message=f"{problem.message}; keeping its last good version")
-        if problem.subject in subjects and not problem.warning
-        else problem
-        for problem in manifest.problems
-    )
-    return (*manifest.objects, *kept.values()), problems
-
-
-def _kind(made: KubernetesObject) -> Kind:
-    return Kind.SERVICE if isinstance(made, Service) else Kind.ENDPOINT_SLICE
 
 
 def _batches(origin: str, objects: tuple[KubernetesObject, ...], problems: tuple[Problem, ...]) -> Iterable[list[Fact]]:

@@ -47,6 +47,13 @@ class Manifest(msgspec.Struct, frozen=True):
     ignored: tuple[str, ...]
     #: objects of which nothing can be used, so far as they can be named
     rejected: tuple[tuple[Kind, ObjectKey], ...]
+    #: those of ``objects`` of which something bad was left out
+    salvaged: tuple[tuple[Kind, ObjectKey], ...]
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is wrong with it: what is not in it is not meant to exist."""
+        return all(problem.warning for problem in self.problems)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -62,10 +69,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def try_manifest(path: Path) -> Manifest | Problem:
-    """Do as `read_manifest`, but return what is wrong with the file as a whole instead of raising it."""
+    """Do as `read_manifest`, but return what is wrong with the file as a whole instead of raising it.
+
+    A problem without a line is not one of the text: the file could not be read, which may pass.
+    """
     reader = _Reader(path)
     try:
-        with path.open("rb") as file:
+        _check_regular(path.stat())  # before opening: that would start a device, or wait for a FIFO's writer
+        with open(path, "rb", opener=_open_at_once) as file:
             reader.read(file)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -92,6 +103,7 @@ class _Reader:
         self._problems: list[Problem] = []
         self._ignored: list[str] = []
         self._rejected: list[tuple[Kind, ObjectKey]] = []
+        self._salvaged: list[tuple[Kind, ObjectKey]] = []
         self._seen: dict[tuple[Kind, ObjectKey], int] = {}
         self._located = 0
 
@@ -108,13 +120,13 @@ class _Reader:
             tuple(self._problems),
             tuple(self._ignored),
             tuple(self._rejected),
+            tuple(self._salvaged),
         )
 
     def read(self, file: BinaryIO) -> None:
         """Read the file. Raises `OSError`, `UnicodeDecodeError`, `JsonError` and `YamlError`."""
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "it is not a regular file")
+        _check_regular(status)
         if status.st_size > MAX_JSON:
             raise OSError(0, f"it is larger than {MAX_JSON >> 20} MiB; split it")
         named_json = self._path.suffix == ".json"
@@ -213,6 +225,18 @@ class _Reader:
             self._seen[name] = line
             self._objects.append(decoded.object)
             self._lines.append(line)
+            if not all(fault.warning for fault in decoded.faults):
+                self._salvaged.append(name)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a folder says that it is one
+        raise OSError(0, "it is not a regular file")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for anybody, if the file was replaced by a FIFO just now."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decode_item(data: bytes) -> Decoded | None:

@@ -18,6 +18,7 @@ _LOCATED = re.compile(r"(?P<text>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?",
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _TYPE_NAME = re.compile(r"`(\w+(?: \| \w+)*)`")
+_LOSS = re.compile(r"; [^;]* is (?:left out|not used)\Z")
 _WORDS = {
     "int": "a whole number",
     "float": "a number with a fraction",
@@ -30,11 +31,19 @@ _WORDS = {
 
 
 class Fault(NamedTuple):
-    """Something is wrong in an object: where (keys and indices from its root), and one clear sentence without it."""
+    """Something is wrong in an object: where (keys and indices from its root), and one clear sentence without it.
+
+    The sentence may end with what is lost, as in ``; this port is left out``: see `mistake`.
+    """
 
     path: Path
     message: str
     warning: bool = False
+
+
+def mistake(message: str) -> str:
+    """Return what is wrong without what is lost by it: nothing is, when the last good version is kept."""
+    return _LOSS.sub("", message)
 
 
 def path_text(path: Path) -> str:

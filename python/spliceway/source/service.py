@@ -11,7 +11,7 @@ import msgspec
 
 from spliceway.model import ObjectKey, Protocol, Service, ServicePortSpec
 from spliceway.source import wire
-from spliceway.source.address import canonical_address
+from spliceway.source.address import canonical_address, dialable
 from spliceway.source.salvage import Fault, convert_parts, convert_texts, fault_of, lift
 from spliceway.source.salvage import Path as FieldPath
 
@@ -101,7 +101,9 @@ def _cluster_ips(spec: wire.ServiceSpec, faults: list[Fault]) -> tuple[str, ...]
         except ValueError:
             faults.append(Fault(path, f"{text[:64]!r} is not an IP address; it is left out"))
             continue
-        if address not in addresses:
+        if not dialable(address):
+            faults.append(Fault(path, f"{address} is not an address that clients can dial; it is left out"))
+        elif address not in addresses:
             addresses.append(address)
     return tuple(addresses)
 

@@ -24,15 +24,22 @@ class Signature(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What exists. ``unreadable`` maps a file or folder to the reason that nothing can be said of it."""
+    """What exists. ``unreadable`` maps a file or folder to the reason that nothing can be said of it.
+
+    ``absent`` are those that were looked for and do not exist.
+    """
 
     files: dict[Path, Signature]
     unreadable: dict[Path, str]
+    absent: set[Path]
 
 
 def survey(paths: tuple[Path, ...]) -> Survey:
-    """Return the files among ``paths`` and the manifests in the folders among them. What does not exist is left out."""
-    found = Survey({}, {})
+    """Return the files among ``paths`` and the manifests in the folders among them.
+
+    What is no regular file, though called as a manifest, is one that cannot be read; folders in folders are left out.
+    """
+    found = Survey({}, {}, set())
     for path in paths:
         try:
             files = [file for file in path.iterdir() if is_manifest(file)] if path.is_dir() else [path]
@@ -40,7 +47,7 @@ def survey(paths: tuple[Path, ...]) -> Survey:
             _note(error, path, found)
             continue
         for file, status in _statuses(files, found):
-            if stat.S_ISREG(status.st_mode) or file in paths:
+            if not stat.S_ISDIR(status.st_mode) or file in paths:
                 found.files[file] = _signature(status)
     return found
 
@@ -79,7 +86,9 @@ def _statuses(files: list[Path], found: Survey) -> Iterator[tuple[Path, os.stat_
 
 
 def _note(error: OSError, path: Path, found: Survey) -> None:
-    if error.errno not in _ABSENT:
+    if error.errno in _ABSENT:
+        found.absent.add(path)
+    else:
         found.unreadable[path] = (error.strerror or str(error)).lower()
 
 

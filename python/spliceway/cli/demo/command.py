@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spliceway.cli.output import new_table, open_console
+from spliceway.cli.output import open_console, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,14 +63,15 @@ def report(console: Console, outcome: Outcome) -> int:
     from rich.markup import escape
 
     backends = list(outcome.scene.backends)
-    table = new_table("phase", "requests", "errors", *backends, "p50", "p99", right=("requests", "errors", *backends))
+    rows: list[tuple[str, ...]] = []
     for phase in outcome.traffic.phases:
         connections = phase.backends.total() or 1
         shares = [f"{phase.backends[name] / connections:.0%}" for name in backends]
         times = [f"{phase.percentile(part) * 1000:.1f} ms" for part in (0.5, 0.99)]
-        table.add_row(phase.title, str(phase.requests), str(phase.errors.total()), *shares, *times)
+        rows.append((phase.title, str(phase.requests), str(phase.errors.total()), *shares, *times))
     console.print()
-    console.print(table)
+    numbers = ("requests", "errors", *backends)
+    print_table(console, ("phase", *numbers, "p50", "p99"), rows, right=numbers)
     console.print()
     requests = sum(phase.requests for phase in outcome.traffic.phases)
     errors = sum(phase.errors.total() for phase in outcome.traffic.phases)
