@@ -36,6 +36,8 @@ CHUNK = 200
 #: and at once, before a change gets its turn
 RETRY_LIMIT = 500
 RETRY_CHUNK = 50
+#: what the engine raises for a pool that it cannot take: a bad value, or one that does not even cross the boundary
+REFUSALS = (ValueError, TypeError, OverflowError)
 #: frontends of one batch that get a line each in the log
 LOG_LINES = 10
 
@@ -131,7 +133,7 @@ class Applier:
             chunk = pools[start : start + CHUNK]
             try:
                 await self._engine.apply(chunk, (), generation)
-            except ValueError:
+            except REFUSALS:
                 # One of them is bad and nothing was changed: find it, and apply the others.
                 for pool in chunk:
                     await self._upsert_one(pool, generation)
@@ -144,7 +146,7 @@ class Applier:
         self._pool_problems.pop(pool.name, None)
         try:
             await self._engine.apply((pool,), (), generation)
-        except ValueError as error:
+        except REFUSALS as error:
             reason = str(error).removeprefix(f"pool {pool.name}: ")
             self._pool_problems[pool.name] = Problem(f"Pool {pool.name}", f"is left as it was: {reason}")
 

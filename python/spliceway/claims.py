@@ -6,7 +6,7 @@ Everything is indexed by what can collide, so an update costs what changed and n
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -14,6 +14,9 @@ import msgspec
 from spliceway.model import Address, Frontend, FrontendVerdict, ObjectKey, PoolSpec, Problem, ServicePlan
 
 _Key = TypeVar("_Key", bound=Hashable)
+
+#: whether a host is an address of this machine
+IsLocal = Callable[[str], bool]
 
 
 class _Users(Generic[_Key]):
@@ -53,9 +56,12 @@ class Claims:
     - Two Services that ask for one address: the one created first gets it, then the one whose namespace/name sorts
       first (S-14). The other one's frontend is left out.
     - A backend that is a frontend of ours would send a flow round in circles: it is left out of its pool.
+
+    ``is_local`` tells which hosts a wildcard frontend takes besides loopback and the addresses of other frontends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_local: IsLocal = lambda host: False) -> None:
+        self._is_local_host = is_local
         self._plans: dict[ObjectKey, ServicePlan] = {}
         self._claimants: _Users[Address] = _Users()
         #: by hash of (host, port): a number costs a third of a tuple, and a false hit only a look more
@@ -121,15 +127,16 @@ class Claims:
         )
 
     def _holds(self, plan: ServicePlan, frontend: Frontend, problems: list[Problem]) -> bool:
-        claimants = self._claimants.get(frontend.address)
-        if len(claimants) < 2:
-            return True
-        winner = min(claimants, key=self._precedence)
-        if winner == plan.key:
+        winner = self._winner(frontend.address)
+        if winner in (None, plan.key):
             return True
         message = f"asks for {frontend.address}, which {_subject(winner)} has; give one of them another address or port"
         problems.append(Problem(_subject(plan.key), message))
         return False
+
+    def _winner(self, address: Address) -> ObjectKey | None:
+        """Who of those that ask for ``address`` gets it; None when nobody does."""
+        return min(self._claimants.get(address), key=self._precedence, default=None)
 
     def _precedence(self, key: ObjectKey) -> tuple[bool, str, ObjectKey]:
         created = self._plans[key].created
@@ -150,24 +157,34 @@ class Claims:
     def _owner(self, address: Address) -> str:
         """Who serves ``address`` on this machine, as far as the frontends tell; empty for nobody."""
         for frontend in (address, *self._covering(address)):
-            for claimant in self._claimants.get(frontend):
-                return _subject(claimant)
+            if winner := self._winner(frontend):
+                return _subject(winner)
         return ""
 
     def _covering(self, address: Address) -> Iterator[Address]:
-        """The wildcard frontends that take connections to ``address``; ``::`` takes both families."""
-        wildcards = [Address("::", address.port)]
-        if ":" not in address.host:
-            wildcards.append(Address("0.0.0.0", address.port))
-        for wildcard in wildcards:
+        """The wildcard frontends that take connections to ``address``."""
+        for wildcard in wildcards_of(address):
             if wildcard in self._wildcards and self._is_local(address.host):
                 yield wildcard
 
     def _is_local(self, host: str) -> bool:
-        """Loopback, or an address that another frontend binds; other local addresses cannot be known here."""
-        if ipaddress.ip_address(host).is_loopback:
+        """Loopback, an address that another frontend binds, or another one of this machine."""
+        if is_loopback(host):
             return True
-        return any(each.address.host == host for plan in self._plans.values() for each in plan.frontends)
+        if any(each.address.host == host for plan in self._plans.values() for each in plan.frontends):
+            return True
+        return self._is_local_host(host)
+
+
+def is_loopback(host: str) -> bool:
+    """True for addresses that every machine has for itself."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+def wildcards_of(address: Address) -> tuple[Address, ...]:
+    """The wildcard addresses that take connections to ``address`` when it is local; ``::`` takes both families."""
+    both = Address("::", address.port)
+    return (both,) if ":" in address.host else (both, Address("0.0.0.0", address.port))
 
 
 def is_wildcard(host: str) -> bool:

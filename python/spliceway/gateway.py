@@ -24,13 +24,15 @@ from spliceway.inputs import (
     backends_of,
     balance_of,
     health_of,
+    name_of,
     retry_of,
+    seconds_of,
     service_of,
 )
 from spliceway.model import Address, Balance, HealthCheck, ObjectKey, Problem, RetryPolicy
 from spliceway.pipeline import Pipeline
 from spliceway.plan import EmbeddedPool
-from spliceway.served import ServedPool, ServedService
+from spliceway.served import Served, ServedPool, ServedService
 from spliceway.settings import EngineSettings, Listen, Settings, SourceSettings
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class LoadBalancer:
         check = health_of(health) or HealthCheck()
         validate_check(check)
         self._source = source
-        self._shutdown = shutdown
+        self._shutdown = seconds_of(shutdown, "shutdown")
         self._settings = Settings(health=check, engine=EngineSettings(workers=workers))
         self._capture = BindCapture()
         self._stack = AsyncExitStack()
@@ -82,6 +84,8 @@ class LoadBalancer:
         self._pipeline: Pipeline | None = None
         #: of the pools that are served
         self._names: set[str] = set()
+        #: whose each address is, also while it is closed because a Service has no usable endpoint
+        self._holders: dict[Address, Served] = {}
 
     async def __aenter__(self) -> LoadBalancer:
         if self._engine is not None:
@@ -167,8 +171,9 @@ class LoadBalancer:
             FrontendError: the address cannot be opened.
         """
         wanted = address_of(address, "address", lowest_port=0)
+        drain = None if drain is None else seconds_of(drain, "drain")
         spec = EmbeddedPool("", wanted, backends_of(backends), balance_of(balance), retry_of(retry), drain)
-        check = health_of(health)
+        name, check = name_of(name), health_of(health)
         if check:
             validate_check(check)
         real = self._reserve(wanted)
@@ -178,6 +183,7 @@ class LoadBalancer:
             raise SettingsError(f"name: {spec.name!r} is taken, or holds a slash, which only Services have")
         self._names.add(spec.name)
         served = ServedPool(self, real, spec)
+        self._holders[real] = served
         try:
             await self.pipeline.embed(spec.name, spec, check)
             self._require_pool(spec, real)
@@ -209,29 +215,42 @@ class LoadBalancer:
         await self.pipeline.wait_ready()
         real = self._reserve(wanted)
         served = ServedService(self, Listen(real, namespace, name, port))
+        self._holders[real] = served
         try:
-            await self.pipeline.listen(Listen(real, namespace, name, port))
+            await self.pipeline.listen(served.listen)
             self._require_open(real)
         except BaseException:
             await _undo(served)
             raise
         return served
 
-    async def forget(self, pool: str) -> None:
+    async def forget(self, served: ServedPool) -> None:
         """Stop to serve a pool; used by handles."""
-        await self.pipeline.embed(pool, None)
-        self._names.discard(pool)
+        await self.pipeline.embed(served.pool, None)
+        self._names.discard(served.pool)
+        self.release(served)
 
-    async def unlisten(self, listen: Listen) -> None:
+    async def unlisten(self, served: ServedService) -> None:
         """Take a Service from behind an address; used by handles."""
-        await self.pipeline.listen(listen, wanted=False)
-        self._capture.release(listen.address)
+        await self.pipeline.listen(served.listen, wanted=False)
+        self._capture.release(served.address)
+        self.release(served)
+
+    def release(self, served: Served) -> None:
+        """Let others have the address; used by handles. Does nothing when somebody else has it already."""
+        if self._holders.get(served.address) is served:
+            del self._holders[served.address]
 
     def _reserve(self, address: Address) -> Address:
         try:
-            return self._capture.reserve(address)
+            while address not in self._holders:
+                real = self._capture.reserve(address)
+                # The kernel may hand out a port that a Service without usable endpoints only has closed.
+                if real not in self._holders:
+                    return real
         except FrontendError as error:
             raise FrontendError(f"{address}: {error}") from None
+        raise FrontendError(f"{address}: this LoadBalancer serves it already; close that first or use another port")
 
     def _require_pool(self, spec: EmbeddedPool, address: Address) -> None:
         """Raise when the engine refused the pool, or the address belongs to something else."""

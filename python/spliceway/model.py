@@ -54,8 +54,10 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> Address:
         """Read ``10.0.0.1:80`` or ``[fd00::1]:80`` and return it in canonical form.
 
+        An IPv4-mapped IPv6 address is the IPv4 address, which is where it leads.
+
         Raises:
-            ValueError: it is not an IP address and a port; the text says what is wrong.
+            ValueError: it is not an IP address and a port, or has a zone; the text says what is wrong.
         """
         host, separator, port = text.strip().rpartition(":")
         if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -67,6 +69,10 @@ class Address(NamedTuple):
             raise ValueError(f"{text!r} is not ADDRESS:PORT: {host!r} is not an IP address") from None
         if bracketed != (ip.version == 6):
             raise ValueError(f"{text!r} is not ADDRESS:PORT: write IPv6 addresses, and only them, in [brackets]")
+        if isinstance(ip, ipaddress.IPv6Address):
+            if ip.scope_id is not None:
+                raise ValueError(f"{text!r} has a zone, which is not supported; use an address without one")
+            ip = ip.ipv4_mapped or ip
         return cls(str(ip), int(port))
 
 

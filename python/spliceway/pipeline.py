@@ -15,6 +15,7 @@ import trio
 
 from spliceway.apply import Applier, Capture
 from spliceway.capture.bind import BindCapture
+from spliceway.capture.local import LocalAddresses
 from spliceway.claims import is_wildcard
 from spliceway.engine import TrioEngine, connect_bounds
 from spliceway.errors import EngineClosedError
@@ -70,7 +71,7 @@ class Pipeline:
         self._engine = engine
         self._source = source
         self._rebind_interval = settings.rebind_interval
-        self._planning = Planning(options, source.synced_names if source else ())
+        self._planning = Planning(options, source.synced_names if source else (), LocalAddresses())
         self._applier = Applier(engine, capture or BindCapture())
         self._monitor = HealthMonitor(settings.health, settings.probe_limit)
         self._checks: dict[str, HealthCheck] = {}

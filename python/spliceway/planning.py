@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from spliceway.claims import Claims
+from spliceway.claims import Claims, IsLocal
 from spliceway.diff import Desired, Step, diff
 from spliceway.model import Fact, ObjectKey, Problem, ServicePlan, Verdict
 from spliceway.pace import Pace
@@ -36,15 +36,16 @@ class Planning:
     """Store, plans and claims together. What is folded in marks plans dirty; `replan` makes those again.
 
     Services wait until the store is synced (U-30). Embedded pools do not: their program already said everything.
+    ``is_local`` as for `Claims`.
     """
 
-    def __init__(self, options: PlanOptions, expected: tuple[str, ...]) -> None:
+    def __init__(self, options: PlanOptions, expected: tuple[str, ...], is_local: IsLocal = lambda host: False) -> None:
         self.store = Store(expected)
         #: the present plan of everything that asks for something, and the problems of those that have some
         self.plans: dict[ObjectKey, ServicePlan] = {}
         self.plan_problems: dict[ObjectKey, tuple[Problem, ...]] = {}
         self._options = options
-        self._claims = Claims()
+        self._claims = Claims(is_local)
         self._embedded: dict[ObjectKey, EmbeddedPool] = {}
         self._dirty_services = set(options.listens or ())
         self._dirty_embedded: set[ObjectKey] = set()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from spliceway.errors import EngineError
-from spliceway.inputs import BackendLike, backends_of
+from spliceway.errors import EngineError, SettingsError
+from spliceway.inputs import BackendLike, backends_of, seconds_of
 from spliceway.model import Address
 from spliceway.plan import EmbeddedPool
 from spliceway.settings import Listen
@@ -24,6 +25,7 @@ class Served:
 
     def __init__(self, balancer: LoadBalancer, address: Address) -> None:
         self._balancer = balancer
+        self._closed = False
         self.address = address
 
     @property
@@ -33,7 +35,8 @@ class Served:
         Raises:
             EngineError: the address is not served (any more, or because its Service does not exist).
         """
-        state = self._balancer.pipeline.frontend(self.address)
+        # What serves the address after this handle was closed is somebody else's.
+        state = None if self._closed else self._balancer.pipeline.frontend(self.address)
         if state is None:
             raise EngineError(f"{self.address} is not served at present")
         return state.frontend.pool
@@ -44,10 +47,10 @@ class Served:
         Raises:
             EngineError: the address is not served.
         """
-        try:
-            return self._balancer.engine.pool_counters(self.pool)
-        except KeyError:
-            raise EngineError(f"{self.address} is not served at present") from None
+        with suppress(KeyError):
+            if not self._closed:
+                return self._balancer.engine.pool_counters(self.pool)
+        raise EngineError(f"{self.address} is not served at present")
 
     def events(self) -> trio.MemoryReceiveChannel[Event]:
         """What happens to the pool from now on, for ``async for``. A reader that does not keep up loses some."""
@@ -60,7 +63,6 @@ class ServedPool(Served):
     def __init__(self, balancer: LoadBalancer, address: Address, spec: EmbeddedPool) -> None:
         super().__init__(balancer, address)
         self._spec = spec
-        self._closed = False
 
     @property
     def pool(self) -> str:
@@ -74,26 +76,40 @@ class ServedPool(Served):
             SettingsError: a backend is not usable; the text names it. Nothing is changed.
             EngineError: the pool was closed.
         """
-        spec = msgspec.structs.replace(self._spec, backends=backends_of(backends))
+        members = backends_of(backends)
         if self._closed:
             raise EngineError(f"pool {self.pool} is closed")
-        self._spec = spec
-        await self._balancer.pipeline.embed(spec.name, spec)
+        before, self._spec = self._spec, msgspec.structs.replace(self._spec, backends=members)
+        wanted = self._spec
+        pipeline = self._balancer.pipeline
+        await pipeline.embed(self.pool, wanted)
+        problem = pipeline.pool_problem(self.pool)
+        # A later call may have changed or closed the pool meanwhile; then the engine's word is not about this one.
+        if problem and self._spec is wanted and not self._closed:
+            self._spec = before
+            await pipeline.embed(self.pool, before)
+            raise SettingsError(f"pool {self.pool} {problem.message}")
 
     async def drain(self, deadline: float = 30.0) -> None:
-        """Close the address, let flows end, and reset those that are left after ``deadline`` seconds."""
+        """Close the address, let flows end, and reset those that are left after ``deadline`` seconds.
+
+        Raises:
+            SettingsError: ``deadline`` is not usable. Nothing is changed.
+        """
+        seconds = seconds_of(deadline, "deadline")
         if self._closed:
             return
         self._spec = msgspec.structs.replace(self._spec, address=None)
         await self._balancer.pipeline.embed(self.pool, self._spec)
-        await self._balancer.pipeline.drain_pool(self.pool, deadline)
+        self._balancer.release(self)
+        await self._balancer.pipeline.drain_pool(self.pool, seconds)
         await self.close()
 
     async def close(self) -> None:
         """Close the address at once; running flows go on. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            await self._balancer.forget(self.pool)
+            await self._balancer.forget(self)
 
 
 class ServedService(Served):
@@ -101,8 +117,10 @@ class ServedService(Served):
 
     def __init__(self, balancer: LoadBalancer, listen: Listen) -> None:
         super().__init__(balancer, listen.address)
-        self._listen = listen
+        self.listen = listen
 
     async def close(self) -> None:
         """Close the address; running flows go on. A second call does nothing."""
-        await self._balancer.unlisten(self._listen)
+        if not self._closed:
+            self._closed = True
+            await self._balancer.unlisten(self)

@@ -18,7 +18,7 @@ import trio
 import spliceway
 from spliceway import LoadBalancer
 from spliceway.errors import EngineClosedError, EngineError, FrontendError, SettingsError, SourceError
-from spliceway.model import Fact, SourceStatistics
+from spliceway.model import Fact, HealthCheck, RetryPolicy, SourceStatistics
 
 
 class Named:
@@ -162,7 +162,15 @@ async def test_bad_arguments_are_named(arguments: tuple[Any, Any], part: str) ->
     [
         ({"balance": "best"}, "balance: 'best' is not one of maglev"),
         ({"retry": {"tries": 0}, "name": "web"}, "pool web is left as it was: tries must be"),
-        ({"drain": -1.0, "name": "web"}, "pool web is left as it was: drain must be"),
+        ({"drain": -1.0}, "drain: -1.0 is not a number of seconds"),
+        ({"drain": "x"}, "drain: 'x' is not"),
+        ({"retry": {"tries": 2**70}}, "retry: tries is out of range"),
+        ({"retry": RetryPolicy(budget_reserve=2**64)}, "retry: budget_reserve is out of range"),
+        ({"retry": RetryPolicy(deadline="x")}, "retry: "),  # type: ignore[arg-type]
+        ({"health": HealthCheck(interval="x")}, "health: "),  # type: ignore[arg-type]
+        ({"health": 5}, "health: 5 is not"),
+        ({"name": 5}, "name: 5 is not"),
+        ({"name": "\udc80"}, "name: "),
         ({"retry": {"trys": 1}}, "retry: 'trys' is not one of tries"),
         ({"retry": {"deadline": "1"}}, "retry: "),
         ({"health": {"kind": "ping"}}, "health check: kind 'ping'"),
@@ -196,6 +204,23 @@ async def test_an_address_that_cannot_be_opened_is_an_error_and_leaves_nothing()
         with pytest.raises(EngineError, match="pool web is closed"):
             await first.update(["127.0.0.1:1"])
         await lb.serve(first.address, ["127.0.0.1:1"], name="web")
+
+
+async def test_backends_that_the_engine_refuses_change_nothing() -> None:
+    """`update` that returns means that new flows use the new backends."""
+    async with backends("a") as (a,), LoadBalancer() as lb:
+        service = await lb.serve("127.0.0.1:0", [a.address])
+        for wrong in (["0.0.0.0:80"], ["224.0.0.1:80"], ["255.255.255.255:80"], ["[fe80::1%lo]:80"], None, [5], [()]):
+            with pytest.raises(SettingsError, match=r"^backends"):
+                await service.update(wrong)  # type: ignore[arg-type]
+        many = [(f"10.{number >> 8}.{number & 255}.1", 80) for number in range(65_536)]
+        with pytest.raises(SettingsError, match="65536 backends are more than"):
+            await service.update(many)
+        assert lb.problems() == ()
+        assert [f"{each.host}:{each.port}" for each in service.statistics().backends] == [a.address]
+        with pytest.raises(SettingsError, match=r"^deadline: "):
+            await service.drain(float("nan"))
+        assert await ask(service.address) == "a"
 
 
 def manifest(pods: list[str]) -> str:
@@ -247,6 +272,35 @@ async def test_a_clusters_service_is_served_and_followed(tmp_path: Path) -> None
                 await service.close()
                 assert (lb.problems(), lb.pipeline.frontends()) == ((), {})
                 assert await ask(service.address) == "ConnectionRefusedError"
+
+
+async def test_an_address_belongs_to_one_handle(tmp_path: Path) -> None:
+    """Clean-up code closes twice, and a Service without Pods keeps its address although nobody listens there."""
+    async with backends("a") as (a,):
+        (tmp_path / "shop.json").write_text(manifest([a.address]))
+        async with LoadBalancer(manifests=tmp_path) as lb:
+            with trio.fail_after(10):
+                idle = await lb.serve_service("127.0.0.1:0", "default/nothing")
+                for again in (lb.serve(idle.address, [a.address]), lb.serve_service(idle.address, "default/shop")):
+                    with pytest.raises(FrontendError, match="this LoadBalancer serves it already"):
+                        await again
+                assert await ask(idle.address) == "ConnectionRefusedError"
+                await idle.close()
+                old = await lb.serve_service(idle.address, "default/shop")
+                await old.close()
+                new = await lb.serve_service(idle.address, "default/shop")
+                await old.close()
+                await idle.close()
+                assert await ask(new.address) == "a"
+                for call in (old.statistics, lambda: old.pool):
+                    with pytest.raises(EngineError, match="is not served"):
+                        call()
+                await new.close()
+                pool = await lb.serve(idle.address, [a.address])
+                await pool.drain()
+                await lb.serve(idle.address, [a.address])
+                await pool.close()
+                assert await ask(idle.address) == "a"
 
 
 async def test_services_need_a_source_that_can_be_opened(tmp_path: Path) -> None:

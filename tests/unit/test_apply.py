@@ -11,7 +11,7 @@ from spliceway import apply
 from spliceway.apply import Applier
 from spliceway.capture.bind import BindCapture
 from spliceway.diff import CloseFrontend, OpenFrontend, RejectFrontend, RemovePools, RetargetFrontend, UpsertPools
-from spliceway.engine import TrioEngine
+from spliceway.engine import PoolRecord, TrioEngine
 from spliceway.model import Address, Backend, Frontend, FrontendVerdict, PoolSpec
 from support.fakeengine import FakeEngine
 
@@ -82,6 +82,24 @@ async def test_a_bad_pool_does_not_stop_the_others(fake: FakeEngine, applier: Ap
     await applier.execute((UpsertPools((pool("bad"),)),), 2)
     assert applier.problems() == ()
     assert fake.generation == 2
+
+
+@pytest.mark.parametrize("error", [TypeError("bad type"), OverflowError("too large"), UnicodeError("not text")])
+async def test_a_pool_that_does_not_cross_the_boundary_does_not_stop_the_others(
+    fake: FakeEngine, applier: Applier, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """An exception here would end the whole agent, with all its Services."""
+    apply = fake.apply
+
+    def refuse(upserts: list[PoolRecord], removes: list[str], generation: int) -> None:
+        if any(record[0] == "bad" for record in upserts):
+            raise error
+        apply(upserts, removes, generation)
+
+    monkeypatch.setattr(fake, "apply", refuse)
+    await applier.execute((UpsertPools((pool("a"), pool("bad"), pool("c"))),), 1)
+    assert set(fake.pools) == {"a", "c"}
+    assert [str(problem) for problem in applier.problems()] == [f"Pool bad: is left as it was: {error}"]
 
 
 async def test_a_port_in_use_is_told_and_tried_again(fake: FakeEngine, applier: Applier) -> None:

@@ -102,6 +102,33 @@ def test_wildcards_cover_loopback_and_the_addresses_of_other_frontends() -> None
     assert claims.fold({ObjectKey("default", "six"): None})[app.key] == app
 
 
+def test_wildcards_cover_every_address_of_the_machine() -> None:
+    """A backend on the node's own address would send each flow round until all file descriptors are used up."""
+    asked: list[str] = []
+
+    def is_local(host: str) -> bool:
+        asked.append(host)
+        return host == "10.0.0.9"
+
+    claims = Claims(is_local)
+    backends = (Address("10.0.0.9", 80), Address("10.0.0.8", 80), Address("10.0.0.7", 81))
+    settled = settle(claims, plan("any", Address("0.0.0.0", 80), backends=backends))["any"]
+    assert settled is not None
+    assert [each.host for each in settled.pools[0].backends] == ["10.0.0.8", "10.0.0.7"]
+    assert "10.0.0.7" not in asked, "another port is no loop, so the kernel need not be asked"
+
+
+def test_a_loop_is_told_with_the_service_that_has_the_address() -> None:
+    """The message must lead to the Service that is served there, not to one that only asked for it."""
+    young = plan("a", VIP, backends=POD, created="2026-02-01T00:00:00Z")
+    old = plan("b", VIP, backends=POD, created="2026-01-01T00:00:00Z")
+    user = plan("user", Address("10.96.0.2", 80), backends=(VIP, *POD))
+    for order in ((young, old, user), (old, young, user)):
+        settled = settle(Claims(), *order)["user"]
+        assert settled is not None
+        assert "is a frontend of Service default/b here" in settled.problems[0].message
+
+
 def test_embedded_pools_keep_their_port_open_when_they_loop() -> None:
     key = ObjectKey("", "web")
     pool = PoolSpec("web", (Backend(*VIP),))
