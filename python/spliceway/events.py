@@ -21,10 +21,17 @@ class EventFan:
         self.dropped = 0
         self._subscribers: list[tuple[str, trio.MemorySendChannel[Event]]] = []
 
+    @property
+    def subscribers(self) -> int:
+        """How many are handed events, some of them gone perhaps."""
+        return len(self._subscribers)
+
     def subscribe(self, pool: str) -> trio.MemoryReceiveChannel[Event]:
         """The events about ``pool`` (all events when ""), until the returned channel is closed."""
         send, receive = trio.open_memory_channel["Event"](EVENTS_PER_SUBSCRIBER)
-        self._subscribers.append((pool, send))
+        # Those that were closed meanwhile are forgotten here, because no event may ever come for them.
+        live = [each for each in self._subscribers if each[1].statistics().open_receive_channels]
+        self._subscribers = [*live, (pool, send)]
         return receive
 
     def publish(self, event: Event) -> None:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: events that are handed out between two checkpoints; fewer than a subscriber's channel holds
+EVENTS_AT_A_TIME = 100
+
 
 class Pipeline:
     """The stages of one agent. Implements `spliceway.observe.observed.Observed`.
@@ -273,7 +276,9 @@ class Pipeline:
                 events = await self._engine.receive_events()
             except trio.ClosedResourceError:
                 raise EngineClosedError("the engine was closed while the pipeline still ran") from None
-            for event in events:
+            for number, event in enumerate(events, 1):
+                if number % EVENTS_AT_A_TIME == 0:
+                    await trio.lowlevel.checkpoint()  # so that subscribers keep up with a burst
                 if evidence := evidence_from_event(event):
                     self._monitor.observe(evidence)
                 if event.kind in ("paused", "resumed", "worker-died"):

@@ -109,7 +109,11 @@ class ServedPool(Served):
         """Close the address at once; running flows go on. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            await self._balancer.forget(self)
+            try:
+                await self._balancer.forget(self)
+            except trio.Cancelled:
+                self._closed = False  # it may still be served: another call makes it good
+                raise
 
 
 class ServedService(Served):
@@ -123,4 +127,8 @@ class ServedService(Served):
         """Close the address; running flows go on. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            await self._balancer.unlisten(self)
+            try:
+                await self._balancer.unlisten(self)
+            except trio.Cancelled:
+                self._closed = False  # as in `ServedPool.close`
+                raise

@@ -175,9 +175,11 @@ class Engine:
                 service = EngineService(
                     self, address, spec, self._calls.add_listener(self._capture.open(address), spec.name)
                 )
-            except FrontendError:
+            except OSError as error:
                 self._forget(spec.name)
-                raise
+                if isinstance(error, FrontendError):
+                    raise
+                raise FrontendError(f"cannot listen: {error.strerror or error}") from None
             self._services[spec.name] = service
             return service
 

@@ -18,6 +18,7 @@ import trio
 import spliceway
 from spliceway import LoadBalancer
 from spliceway.errors import EngineClosedError, EngineError, FrontendError, SettingsError, SourceError
+from spliceway.events import EventFan
 from spliceway.model import Fact, HealthCheck, RetryPolicy, SourceStatistics
 
 
@@ -398,3 +399,23 @@ def test_names_of_the_package() -> None:
     assert set(spliceway.__all__) <= set(dir(spliceway))
     with pytest.raises(AttributeError):
         _ = spliceway.nothing
+
+
+async def test_a_close_that_was_cancelled_can_be_made_good() -> None:
+    """A program that was interrupted while it closed an address must be able to close it after all."""
+    async with LoadBalancer() as balancer:
+        served = await balancer.serve("127.0.0.1:0", [])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await served.close()
+        await served.close()
+        again = await balancer.serve(str(served.address), [], name="again")
+        await again.close()
+
+
+async def test_subscribers_that_went_are_forgotten() -> None:
+    """A program that looks at events now and then must not grow."""
+    fan = EventFan()
+    for _ in range(100):
+        fan.subscribe("quiet").close()
+    assert fan.subscribers <= 1
