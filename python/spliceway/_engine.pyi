@@ -7,6 +7,18 @@ An `Engine` may be used from any thread. In a forked child every method raises `
 
 from typing import Final, NamedTuple, final
 
+__all__ = [
+    "CONNECT_BUCKETS",
+    "BackendCounters",
+    "Candidate",
+    "Engine",
+    "EngineCounters",
+    "Event",
+    "Explanation",
+    "PoolCounters",
+    "__version__",
+]
+
 __version__: Final[str]
 
 class PoolCounters(NamedTuple):
