@@ -136,8 +136,7 @@ def test_endpoint_removed_from_the_file_gets_no_new_connection(tmp_path: Path) -
         vip = free_vip()
         gone = Address("127.0.0.2", backend.address.port)
         path = write(tmp_path / "shop.yaml", manifest(vip, backend.address, gone))
-        # Without health checks, so that the dead backend keeps its place between two questions.
-        with AgentProcess(tmp_path, "--manifests", str(path), "--health", "off") as agent:
+        with AgentProcess(tmp_path, "--manifests", str(path)) as agent:
             agent.wait(ready_endpoints(2))
             write(path, manifest(vip, backend.address))
             agent.wait(ready_endpoints(1))
@@ -202,7 +201,8 @@ def test_status_and_explain_ask_the_agent(tmp_path: Path) -> None:
         vip = free_vip()
         dead = Address("127.0.0.2", backend.address.port)
         path = write(tmp_path / "shop.yaml", manifest(vip, backend.address, dead) + "---\nkind: Nonsense\n")
-        with AgentProcess(tmp_path, "--manifests", str(path)) as agent:
+        # Without health checks, so that the dead backend keeps its place between two questions.
+        with AgentProcess(tmp_path, "--manifests", str(path), "--health", "off") as agent:
             agent.wait(ready_endpoints(2))
             assert round_trip(vip) == b"ping"
             where = ("--state-socket", str(agent.socket))
