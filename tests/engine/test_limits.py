@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 
 import pytest
 
 from spliceway._engine import Engine
 from support.child import run_child
-from support.rig import Backend, echo, read_exactly, reset, rig, wait_until
+from support.rig import PATIENCE, Backend, echo, read_all, read_exactly, reset, rig, wait_until
 
 # An echo server that holds thousands of connections in one thread; it prints its port and ends with its standard input.
 ECHO_SERVER = """
@@ -131,6 +134,25 @@ def test_pipes_run_out_and_bytes_are_copied() -> None:
             client.sendall(block)
             assert read_exactly(client, len(block)) == block
         assert r.engine.counters().pipe_limit_hits > 0
+
+
+def test_a_direction_that_has_ended_holds_no_pipe() -> None:
+    """Uploads whose client waits for a late answer must not use up the pipes that others could splice with."""
+
+    def sink(connection: socket.socket) -> None:
+        read_all(connection)
+        connection.settimeout(None)
+        release.wait(PATIENCE)
+
+    release = threading.Event()
+    with Backend(sink) as backend, rig([backend.address], workers=1, max_pipes=1) as r, ExitStack() as stack:
+        for number in range(1, 4):
+            client = stack.enter_context(r.connect())
+            client.sendall(bytes(16 << 20))
+            client.shutdown(socket.SHUT_WR)
+            wait_until(lambda sent=number * (16 << 20): r.counters().bytes_in == sent, "the upload")
+        assert r.engine.counters().pipe_limit_hits == 0
+        release.set()
 
 
 def test_the_event_ring_is_bounded() -> None:

@@ -39,6 +39,12 @@ enum Moved {
 
 /// Move bytes that came from `from` to its peer, until nothing is there, nothing fits, or the turn is over.
 pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
+    let step = move_bytes(flow, from, tools);
+    give_pipe_back(flow, from, tools);
+    step
+}
+
+fn move_bytes(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
     if flow.session.pending(from) > 0 {
         let step = flush(flow, from, tools);
         if step != Step::Go {
@@ -54,7 +60,6 @@ pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
             Moved::Step(step) => return step,
         }
     }
-    give_pipe_back(flow, from, tools);
     Step::Go
 }
 
@@ -199,7 +204,6 @@ fn flush(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
                 advance(&mut flow.lanes[at(from)], n);
                 let step = flow.session.written(from, n);
                 if step != Step::Go {
-                    give_pipe_back(flow, from, tools);
                     return step;
                 }
             }
