@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -146,11 +147,15 @@ def test_a_direction_that_has_ended_holds_no_pipe() -> None:
 
     release = threading.Event()
     with Backend(sink) as backend, rig([backend.address], workers=1, max_pipes=1) as r, ExitStack() as stack:
+
+        def arrived(uploads: int) -> bool:
+            return r.counters().bytes_in == uploads * (16 << 20)
+
         for number in range(1, 4):
             client = stack.enter_context(r.connect())
             client.sendall(bytes(16 << 20))
             client.shutdown(socket.SHUT_WR)
-            wait_until(lambda sent=number * (16 << 20): r.counters().bytes_in == sent, "the upload")
+            wait_until(partial(arrived, number), "the upload")
         assert r.engine.counters().pipe_limit_hits == 0
         release.set()
 
