@@ -22,7 +22,11 @@ __all__ = [
 __version__: Final[str]
 
 class PoolCounters(NamedTuple):
-    """Running totals of one pool since it was first applied. Bytes count payload, not headers."""
+    """Running totals of one pool since it was first applied. Bytes count payload, not headers.
+
+    A UDP session counts as a flow, and each pick of a backend as a try. It ends ``closed`` when it was idle,
+    ``backend_reset`` when its backend refused it, ``drained`` when its backend left.
+    """
 
     name: str
     #: flows accepted, and flows open now
@@ -83,6 +87,17 @@ class EngineCounters(NamedTuple):
     events_dropped: int
     worker_panics: int
     accept_errors: int
+    #: UDP sessions now; how often the oldest had to make room; ended because their backend left its pool; datagrams
+    #: that could not be relayed (no route, no backend, no memory, refused by the kernel)
+    sessions: int
+    session_limit_hits: int
+    sessions_moved: int
+    datagrams_dropped: int
+    #: clients that session affinity remembers now; how many were forgotten for lack of room
+    affinities: int
+    affinity_limit_hits: int
+    #: connections for which there was no route
+    unrouted: int
     #: True while accepting is paused at the fd or flow limit
     paused: bool
     pools: tuple[PoolCounters, ...]
@@ -146,6 +161,11 @@ class Engine:
         max_flows: int = 1_000_000,
         max_pipes: int = 1024,
         event_capacity: int = 4096,
+        max_sessions: int = 1_000_000,
+        udp_timeout: float = 30.0,
+        udp_stream_timeout: float = 120.0,
+        max_affinities: int = 262_144,
+        mark: int = 0,
     ) -> Engine: ...
     def start(self) -> None:
         """Start the worker threads. Raises `EngineError` when called twice, `OSError` when the kernel refuses."""
@@ -158,16 +178,34 @@ class Engine:
                 str,
                 tuple[int, float, float, float, int, bool],
                 float | None,
+                tuple[str, float] | None,
                 tuple[tuple[str, int, int, bool], ...],
             ]
         ],
         removes: list[str],
         generation: int,
+        routes: list[
+            tuple[
+                str,
+                str,
+                int,
+                tuple[tuple[str, bool] | None, tuple[str, bool] | None, tuple[str, bool] | None],
+            ]
+        ] = ...,
+        unroutes: list[tuple[str, str, int]] = ...,
     ) -> None:
-        """Create, replace and remove pools in one swap, and publish ``generation``.
+        """Create, replace and remove pools and routes in one swap, and publish ``generation``.
 
         An upsert is ``(name, balance, (tries, connect_timeout, deadline, budget_ratio, budget_reserve, replay), drain,
-        ((host, port, weight, healthy), ...))``. Counters of backends that stay are kept. Flows of a removed pool or
+        affinity, ((host, port, weight, healthy), ...))``; affinity is ``(group, timeout in seconds)`` or None.
+
+        A route is ``(protocol, host, port, (pod, node, ext))``: what transparent listeners do with clients that dialled
+        ``host:port`` (``0.0.0.0`` and ``::``: any address of the family that has no route of its own), for each class
+        of client ``(pool, keep_source)`` or None (the client is reset, a datagram ignored). ``protocol`` is ``tcp`` or
+        ``udp``. An unroute is ``(protocol, host, port)``. The pool of a route need not exist.
+
+        UDP sessions whose backend is no longer in their pool end with this call: their next datagram picks again
+        (C-08). Those on a backend of weight 0 stay. Counters of backends that stay are kept. Flows of a removed pool or
         backend run on until ``drain`` seconds have passed (None: until they end). Nothing is changed if any value is
         bad.
 
@@ -176,10 +214,18 @@ class Engine:
         """
 
     def add_listener(self, fd: int, pool: str) -> int:
-        """Accept on ``fd``, a listening TCP socket, for ``pool``, and return the listener's number.
+        """Serve ``fd``, a listening TCP socket or a bound UDP socket, for ``pool``; return the listener's number.
 
         The engine owns ``fd`` from the moment of the call, also when it raises. The pool need not exist yet or any
         more; then clients are reset.
+        """
+
+    def add_transparent_listener(self, fd: int, client_class: str) -> int:
+        """Serve ``fd``, a socket with ``IP_TRANSPARENT``, by the routes; return the listener's number.
+
+        The original destination is the accepted socket's own name, or (UDP) the datagram's ``IP_ORIGDSTADDR``, which
+        the engine enables. ``client_class`` is ``pod``, ``node`` or ``ext``. A UDP socket is served by one worker: give
+        one for each, bound alike with ``SO_REUSEPORT``. The engine owns ``fd`` from the moment of the call.
         """
 
     def retarget_listener(self, listener: int, pool: str) -> None:

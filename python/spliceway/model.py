@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import ipaddress
-from enum import StrEnum
+from enum import IntFlag, StrEnum
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +31,7 @@ class Kind(StrEnum):
 
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
+    NODE = "Node"
 
 
 class Protocol(StrEnum):
@@ -80,11 +81,12 @@ class Address(NamedTuple):
 
 
 class ServicePortSpec(msgspec.Struct, frozen=True, gc=False):
-    """One entry of ``spec.ports`` of a Service."""
+    """One entry of ``spec.ports`` of a Service. ``node_port`` 0: none."""
 
     name: str
     protocol: Protocol
     port: int
+    node_port: int = 0
 
 
 class Service(msgspec.Struct, frozen=True, gc=False):
@@ -95,6 +97,18 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     cluster_ips: tuple[str, ...]
     ports: tuple[ServicePortSpec, ...]
     session_affinity: str = "None"
+    #: seconds that a client stays with its backend after its last new flow (S-08)
+    affinity_timeout: int = 10800
+    #: ``spec.externalIPs`` (S-05), and ``status.loadBalancer.ingress[].ip`` with ipMode unset or VIP (S-06)
+    external_ips: tuple[str, ...] = ()
+    ingress_ips: tuple[str, ...] = ()
+    #: ``spec.loadBalancerSourceRanges`` as canonical CIDRs of both families (S-07); empty: everyone may come
+    source_ranges: tuple[str, ...] = ()
+    #: ``internalTrafficPolicy: Local`` and ``externalTrafficPolicy: Local``, as written (S-10 is the plan's)
+    internal_local: bool = False
+    external_local: bool = False
+    #: 0: none
+    health_check_node_port: int = 0
     #: value of label ``service.kubernetes.io/service-proxy-name`` (S-01), None when absent
     proxy_name: str | None = None
     #: annotations under ``spliceway.io/``, the prefix removed
@@ -120,6 +134,9 @@ class SliceEndpoint(msgspec.Struct, frozen=True, gc=False):
     serving: bool = True
     terminating: bool = False
     node: str | None = None
+    #: ``hints.forZones`` and ``hints.forNodes`` (E-08)
+    zone_hints: tuple[str, ...] = ()
+    node_hints: tuple[str, ...] = ()
 
 
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
@@ -131,9 +148,27 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[SlicePort, ...]
     endpoints: tuple[SliceEndpoint, ...]
     resource_version: str = ""
+    #: annotations under ``spliceway.io/``, the prefix removed
+    tuning: tuple[tuple[str, str], ...] = ()
+    #: annotation ``endpoints.kubernetes.io/last-change-trigger-time`` in seconds since the epoch; 0: none (W-13)
+    triggered: float = 0.0
 
 
-KubernetesObject = Service | EndpointSlice
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """The Node that the agent runs on, reduced to what the agent needs (section 3.5). Its namespace is ""."""
+
+    key: ObjectKey
+    #: label ``topology.kubernetes.io/zone``; empty when absent (T-10)
+    zone: str = ""
+    #: the node IPs: the first InternalIP (else ExternalIP), and the first of the other family (W-23)
+    addresses: tuple[str, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+    #: False: being deleted, or tainted ``ToBeDeletedByClusterAutoscaler`` (H-09)
+    eligible: bool = True
+    resource_version: str = ""
+
+
+KubernetesObject = Service | EndpointSlice | Node
 
 # --- facts: what a source says ----------------------------------------------------------------------------------------
 
@@ -217,6 +252,11 @@ class Balance(StrEnum):
     ROUND_ROBIN = "round-robin"
     LEAST_CONN = "least-conn"
     P2C = "p2c"
+    #: by the client's address without its port
+    SOURCE_HASH = "source-hash"
+    #: shortest expected delay, and never queue (as IPVS has them)
+    SED = "sed"
+    NQ = "nq"
 
 
 class Backend(NamedTuple):
@@ -253,8 +293,22 @@ class RetryPolicy(msgspec.Struct, frozen=True, gc=False):
     replay: bool = False
 
 
+class Affinity(msgspec.Struct, frozen=True, gc=False):
+    """Clients (by IP) stay with their backend until ``timeout`` seconds after their last new flow (A-01, A-02).
+
+    Pools of one ``group`` (the cluster and the local pool of a service port and family) share what is remembered.
+    """
+
+    group: str
+    timeout: float
+
+
 class PoolSpec(msgspec.Struct, frozen=True, gc=False):
-    """A pool as the engine is to have it. ``name`` is the service port (``default/shop:http``) or the user's name."""
+    """A pool as the engine is to have it. ``name`` is the service port (``default/shop:http``) or the user's name.
+
+    A UDP pool also holds, with weight 0, the endpoints that still serve but take nothing new: sessions stay with them,
+    and move as soon as a backend is not in the pool any more (C-08).
+    """
 
     name: str
     backends: tuple[Backend, ...]
@@ -262,13 +316,67 @@ class PoolSpec(msgspec.Struct, frozen=True, gc=False):
     retry: RetryPolicy = RetryPolicy()
     #: seconds that flows to a removed backend may still run; None: until they end (C-01)
     drain: float | None = None
+    protocol: Protocol = Protocol.TCP
+    #: None: every flow is balanced anew
+    affinity: Affinity | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Some backend takes new flows."""
+        return any(backend.weight for backend in self.backends)
 
 
 class FrontendVerdict(StrEnum):
-    """What happens to a client of a frontend. Without a usable endpoint it is refused at once (N-01)."""
+    """What happens to a client of a frontend (T-15).
+
+    Without a usable endpoint anywhere it is refused at once (N-01); where only this node's endpoints may be used and it
+    has none, packets are dropped.
+    """
 
     SERVE = "serve"
     REJECT = "reject"
+    DROP = "drop"
+
+
+class FrontendKind(StrEnum):
+    """Where a frontend's address comes from."""
+
+    #: chosen by the user
+    LISTEN = "listen"
+    CLUSTER_IP = "cluster-ip"
+    NODE_PORT = "node-port"
+    EXTERNAL_IP = "external-ip"
+    LOAD_BALANCER = "load-balancer"
+
+
+class ClientClass(IntFlag):
+    """Who a client is, by the address that it comes from (section 2.7). A set of classes is their union."""
+
+    POD = 1
+    NODE = 2
+    EXT = 4
+
+
+#: no class, and all of them
+NO_CLIENT = ClientClass(0)
+ANY_CLIENT = ClientClass.POD | ClientClass.NODE | ClientClass.EXT
+
+
+class FrontendKey(NamedTuple):
+    """What clients dial; no two frontends have the same. A NodePort's host is ``0.0.0.0`` or ``::``."""
+
+    address: Address
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        return str(self.address) if self.protocol is Protocol.TCP else f"{self.address}/{self.protocol.lower()}"
+
+
+class ExternalRoute(NamedTuple):
+    """What clients from outside get where it differs from what Pods and the node get (ETP=Local, T-13)."""
+
+    pool: str
+    verdict: FrontendVerdict
 
 
 class Frontend(msgspec.Struct, frozen=True, gc=False):
@@ -280,6 +388,24 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     protocol: Protocol = Protocol.TCP
     #: the port stays open without backends, and clients are reset: an embedding program chose it
     keep_open: bool = False
+    kind: FrontendKind = FrontendKind.LISTEN
+    #: for clients of class EXT instead of ``pool`` and ``verdict``; None: they get the same
+    external: ExternalRoute | None = None
+    #: the classes whose source address the backend sees (M-09); the others come from the node's address
+    keep_source: ClientClass = NO_CLIENT
+    #: canonical CIDRs that clients must come from (T-17); empty: all may come. Others are dropped (T-18)
+    sources: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> FrontendKey:
+        """What clients dial."""
+        return FrontendKey(self.address, self.protocol)
+
+    @property
+    def served(self) -> bool:
+        """Some client is served."""
+        verdicts = (self.verdict, self.external.verdict if self.external else self.verdict)
+        return FrontendVerdict.SERVE in verdicts
 
 
 class EndpointStates(msgspec.Struct, frozen=True, gc=False):
@@ -288,22 +414,6 @@ class EndpointStates(msgspec.Struct, frozen=True, gc=False):
     ready: int = 0
     terminating: int = 0
     unready: int = 0
-
-
-class ServicePlan(msgspec.Struct, frozen=True, gc=False):
-    """Everything that one Service asks for. ``problems`` name what of it cannot be served."""
-
-    key: ObjectKey
-    pools: tuple[PoolSpec, ...] = ()
-    frontends: tuple[Frontend, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    #: by pool name
-    endpoints: tuple[tuple[str, EndpointStates], ...] = ()
-    #: of the Service; decides between two claimants of one address (S-14)
-    created: str = ""
-
-
-# --- health -----------------------------------------------------------------------------------------------------------
 
 
 class HealthCheck(msgspec.Struct, frozen=True, gc=False):
@@ -323,6 +433,38 @@ class HealthCheck(msgspec.Struct, frozen=True, gc=False):
     port: int | None = None
     #: HTTP status codes from..to that pass
     expect: tuple[int, int] = (200, 399)
+
+
+class HealthNodePort(msgspec.Struct, frozen=True, gc=False):
+    """A ``healthCheckNodePort`` (H-01). ``local``: this node's distinct ready endpoint IPs, by family (H-03)."""
+
+    port: int
+    local_ipv4: int | None = None
+    local_ipv6: int | None = None
+
+
+class ServicePlan(msgspec.Struct, frozen=True, gc=False):
+    """Everything that one Service asks for. ``problems`` name what of it cannot be served."""
+
+    key: ObjectKey
+    pools: tuple[PoolSpec, ...] = ()
+    frontends: tuple[Frontend, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    #: by pool name
+    endpoints: tuple[tuple[str, EndpointStates], ...] = ()
+    #: of the Service; decides between two claimants of one address (S-14)
+    created: str = ""
+    health_node_port: HealthNodePort | None = None
+    #: set where the Service asks for a check of its own (annotations); None: the agent's
+    check: HealthCheck | None = None
+    #: service ports of this plan without a local endpoint where only local ones may be used (N-08)
+    no_local_internal: int = 0
+    no_local_external: int = 0
+    #: the latest ``last-change-trigger-time`` of its slices (W-13); 0: none
+    triggered: float = 0.0
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
 
 
 class Target(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -41,6 +42,75 @@ class EngineSettings(msgspec.Struct, frozen=True):
     max_flows: int = 1_000_000
     max_pipes: int = 1024
     event_capacity: int = 4096
+    #: UDP sessions at once; the oldest idle one makes room for a new one
+    max_sessions: int = 1_000_000
+    #: seconds without a datagram after which a session ends: before any reply, and after one (as conntrack, C-09)
+    udp_timeout: float = 30.0
+    udp_stream_timeout: float = 120.0
+    #: clients that session affinity remembers; beyond it, the one that was idle longest is forgotten
+    max_affinities: int = 262_144
+    #: mark of upstream sockets, by which capture knows them (0: none; another value needs CAP_NET_ADMIN)
+    mark: int = 0
+
+
+class CaptureMode(StrEnum):
+    """How packets for frontends reach the engine's sockets."""
+
+    BIND = "bind"
+    TPROXY = "tproxy"
+
+
+class DetectLocal(StrEnum):
+    """How packets of Pods are told from others; names and meaning as kube-proxy's (M-01)."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    NODE_CIDR = "NodeCIDR"
+    BRIDGE_INTERFACE = "BridgeInterface"
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+
+
+class CaptureSettings(msgspec.Struct, frozen=True):
+    """How frontends are captured."""
+
+    mode: CaptureMode = CaptureMode.BIND
+    detect_local: DetectLocal = DetectLocal.CLUSTER_CIDR
+    #: of either family, the first one of each counts
+    cluster_cidrs: tuple[str, ...] = ()
+    #: bridge interface, or prefix of interface names, of `detect_local`
+    local_interface: str = ""
+    masquerade_all: bool = False
+    #: CIDRs and the words primary, localhost, all (D-06); empty: all
+    node_port_addresses: tuple[str, ...] = ()
+    #: NodePorts also on 127.0.0.0/8 and ::1, for the node's own processes
+    localhost_node_ports: bool = False
+    external_ips: bool = True
+    #: two bits of the packet mark are ours: this one (captured) and the next (upstream sockets)
+    mark_bit: int = 4
+    #: routing table of captured packets, and the priority of the rule that leads to it
+    route_table: int = 1070
+    rule_priority: int = 107
+    #: seconds between two looks at the rules in the kernel, beside the kernel's own notices of changes
+    check_interval: float = 1.0
+    #: seconds that one `nft` run may take
+    nft_timeout: float = 30.0
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """What the agent does as the service proxy of a node. ``name`` None: not on a node of a cluster."""
+
+    name: str | None = None
+    #: serve only Services whose label service.kubernetes.io/service-proxy-name has this value; None: those without it
+    proxy_name: str | None = None
+    #: seconds to wait at start for the Node's addresses, and for its podCIDRs (W-05)
+    address_wait: float = 30.0
+    pod_cidr_wait: float = 300.0
+    #: as kube-proxy's configuration (P-06); per core 0 leaves nf_conntrack_max alone, seconds 0 leave a timeout alone
+    conntrack_max_per_core: int = 32768
+    conntrack_min: int = 131072
+    conntrack_tcp_established: float = 86400.0
+    conntrack_tcp_close_wait: float = 3600.0
+    #: write Events to the API
+    events: bool = True
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
@@ -70,6 +140,8 @@ class Settings(msgspec.Struct, frozen=True):
     #: seconds from SIGTERM until the flows that are left are cut; below the 30 s after which Kubernetes kills a Pod
     shutdown: float = 25.0
     engine: EngineSettings = EngineSettings()
+    capture: CaptureSettings = CaptureSettings()
+    node: NodeSettings = NodeSettings()
     admin: AdminSettings = AdminSettings()
     #: wait before a frontend that could not be opened is tried again
     rebind_interval: float = 2.0
