@@ -30,9 +30,10 @@ def missing() -> str | None:
 
 
 def command(manifests: list[Path], socket: Path, admin: str = "off") -> list[str]:
-    """``spliceway run`` on files, with a state socket, and an HTTP side if ``admin`` is ADDR:PORT."""
+    """``spliceway run`` on files, with a state socket, and /readyz if ``admin`` is ADDR:PORT."""
     paths = [word for path in manifests for word in ("--manifests", str(path))]
-    return [sys.executable, "-m", "spliceway", "run", *paths, "--admin", admin, "--state-socket", str(socket)]
+    sides = ["--healthz-bind-address", admin, "--metrics-bind-address", "off", "--state-socket", str(socket)]
+    return [sys.executable, "-m", "spliceway", "run", *paths, *sides]
 
 
 def status(socket: Path) -> dict[str, Any]:

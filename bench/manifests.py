@@ -117,6 +117,13 @@ def write(path: Path, objects: Iterable[Object]) -> None:
     draft.rename(path)
 
 
+def for_api(body: Object) -> Object:
+    """The object as one creates it: without what the API server itself writes."""
+    theirs = ("creationTimestamp", "generation", "resourceVersion", "uid")
+    metadata = {key: value for key, value in body["metadata"].items() if key not in theirs}
+    return {**{key: value for key, value in body.items() if key != "status"}, "metadata": metadata}
+
+
 def cluster_ip(number: int, net: str) -> str:
     """The ``number``-th address of a /16: no .0 and .255 among them."""
     return f"{net}.{number // 250}.{number % 250 + 1}"

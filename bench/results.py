@@ -40,6 +40,12 @@ class Spread(NamedTuple):
         return f"{number(self.median)} ({number(self.low)}..{number(self.high)})"
 
 
+def quantile(values: Sequence[float], percent: int) -> float:
+    """The smallest value that ``percent`` of the values do not exceed."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, max(0, -(-len(ranked) * percent // 100) - 1))]
+
+
 def number(value: float) -> str:
     """A figure as short as it is meaningful."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

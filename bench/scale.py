@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import os
 import random
-import resource
 import shutil
 import socket
 import subprocess
@@ -20,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import agent
+import limits
 import manifests
 import results
 from load import LoadTool, Report
 from processes import BenchError, Child, output_of, wait_for
-from results import Sheet
+from results import Sheet, quantile
 from rich.console import Console
 from rig import SYSCTLS
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """One run for each number of bound Services. Returns 1 when a bound Service did not serve."""
     enter_namespace(console)
-    raise_limit()
+    limits.raise_open_files()
     facts = results.machine()
     load = LoadTool.build()
     runs = [one_run(options, min(bound, options.services), load, console) for bound in options.bound]
@@ -93,12 +93,6 @@ def enter_namespace(console: Console) -> None:
     console.print(
         "no network namespace: the backend listens on all addresses of this machine meanwhile", style="yellow"
     )
-
-
-def raise_limit() -> None:
-    """The agent inherits the highest number of open files that it may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def write_manifests(folder: Path, options: argparse.Namespace, bound: int) -> int:
@@ -237,9 +231,3 @@ def summarize(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> Sh
     for name, goal, cells in rows:
         sheet.add(name, goal, *cells)
     return sheet
-
-
-def quantile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that ``percent`` of the values do not exceed."""
-    ranked = sorted(values)
-    return ranked[min(len(ranked) - 1, max(0, -(-len(ranked) * percent // 100) - 1))]

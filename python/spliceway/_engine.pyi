@@ -109,7 +109,8 @@ class Event(NamedTuple):
     number of failures in a row), ``connect-recovered`` (first success after failures), ``no-backend`` (a flow was
     refused because every try failed), ``backend-aborted`` (closed or reset before its first byte although the client
     had sent some), ``paused`` and ``resumed`` (fd or flow limit), ``drained`` (``count`` flows were cut at the
-    deadline), ``worker-died``.
+    deadline), ``worker-died``, ``not-permitted`` (told once: without CAP_NET_ADMIN, flows that need a mark or the
+    client's address on their upstream socket fail).
     """
 
     kind: str

@@ -10,34 +10,34 @@ from collections.abc import Iterable
 
 import msgspec
 
-from spliceway.model import Address, Frontend, FrontendVerdict, PoolSpec, ServicePlan
+from spliceway.model import Frontend, FrontendKey, PoolSpec, ServicePlan
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """Pools by name and frontends by address."""
+    """Pools by name and frontends by what clients dial."""
 
     pools: dict[str, PoolSpec] = {}
-    frontends: dict[Address, Frontend] = {}
+    frontends: dict[FrontendKey, Frontend] = {}
 
     @classmethod
     def of(cls, plans: Iterable[ServicePlan | None]) -> Desired:
-        """What ``plans`` ask for together. Their addresses do not collide: `spliceway.claims` saw to that."""
+        """What ``plans`` ask for together. Their keys do not collide: `spliceway.claims` saw to that."""
         pools: dict[str, PoolSpec] = {}
-        frontends: dict[Address, Frontend] = {}
+        frontends: dict[FrontendKey, Frontend] = {}
         for plan in plans:
             if plan is not None:
                 pools.update((pool.name, pool) for pool in plan.pools)
-                frontends.update((frontend.address, frontend) for frontend in plan.frontends)
+                frontends.update((frontend.key, frontend) for frontend in plan.frontends)
         return cls(pools, frontends)
 
 
 class RejectFrontend(msgspec.Struct, frozen=True, tag=True):
-    """Refuse clients of the frontend at once."""
+    """Serve nobody: refuse clients at once, or drop their packets, as the verdict says."""
 
     frontend: Frontend
 
     def __str__(self) -> str:
-        return f"reject {self.frontend.address} ({self.frontend.pool})"
+        return f"{self.frontend.verdict} {self.frontend.key} ({self.frontend.pool})"
 
 
 class UpsertPools(msgspec.Struct, frozen=True, tag=True):
@@ -55,25 +55,25 @@ class OpenFrontend(msgspec.Struct, frozen=True, tag=True):
     frontend: Frontend
 
     def __str__(self) -> str:
-        return f"open {self.frontend.address} -> {self.frontend.pool}"
+        return f"open {self.frontend.key} -> {self.frontend.pool}"
 
 
 class RetargetFrontend(msgspec.Struct, frozen=True, tag=True):
-    """Send new flows of an open frontend to another pool."""
+    """Serve new clients of an open frontend otherwise: from another pool, other classes of them, or as others."""
 
     frontend: Frontend
 
     def __str__(self) -> str:
-        return f"retarget {self.frontend.address} -> {self.frontend.pool}"
+        return f"retarget {self.frontend.key} -> {self.frontend.pool}"
 
 
 class CloseFrontend(msgspec.Struct, frozen=True, tag=True):
     """Nobody asks for the frontend any more."""
 
-    address: Address
+    key: FrontendKey
 
     def __str__(self) -> str:
-        return f"close {self.address}"
+        return f"close {self.key}"
 
 
 class RemovePools(msgspec.Struct, frozen=True, tag=True):
@@ -91,23 +91,23 @@ Step = RejectFrontend | UpsertPools | OpenFrontend | RetargetFrontend | CloseFro
 def diff(applied: Desired, desired: Desired) -> tuple[Step, ...]:
     """The steps from ``applied`` to ``desired``, make before break.
 
-    A frontend that comes to reject is closed before its pool is emptied, so that no client is accepted in vain. Then
-    pools exist before frontends lead to them, and frontends are gone before the pools behind them.
+    A frontend that comes to serve nobody is closed before its pool is emptied, so that no client is accepted in vain.
+    Then pools exist before frontends lead to them, and frontends are gone before the pools behind them.
     """
     rejects: list[Step] = []
     opens: list[Step] = []
-    for address, frontend in desired.frontends.items():
-        old = applied.frontends.get(address)
+    for key, frontend in desired.frontends.items():
+        old = applied.frontends.get(key)
         if old == frontend:
             continue
-        if frontend.verdict is FrontendVerdict.REJECT:
+        if not frontend.served:
             rejects.append(RejectFrontend(frontend))
-        elif old is None or old.verdict is FrontendVerdict.REJECT:
+        elif old is None or not old.served:
             opens.append(OpenFrontend(frontend))
         else:
             opens.append(RetargetFrontend(frontend))
     upserts = tuple(pool for name, pool in desired.pools.items() if applied.pools.get(name) != pool)
-    closes = [CloseFrontend(address) for address in applied.frontends if address not in desired.frontends]
+    closes = [CloseFrontend(key) for key in applied.frontends if key not in desired.frontends]
     removes = tuple(name for name in applied.pools if name not in desired.pools)
     return (
         *rejects,
@@ -127,9 +127,9 @@ def apply_steps(steps: Iterable[Step], applied: Desired) -> Desired:
             case UpsertPools(pools=upserts):
                 pools.update((pool.name, pool) for pool in upserts)
             case RejectFrontend(frontend) | OpenFrontend(frontend) | RetargetFrontend(frontend):
-                frontends[frontend.address] = frontend
-            case CloseFrontend(address=address):
-                del frontends[address]
+                frontends[frontend.key] = frontend
+            case CloseFrontend(key=key):
+                del frontends[key]
             case RemovePools(names=names):
                 for name in names:
                     del pools[name]

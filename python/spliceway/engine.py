@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from spliceway.errors import EngineError
-from spliceway.model import Address, PoolSpec
+from spliceway.model import Address, ClientClass, FrontendKey, PoolSpec
 from spliceway.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -21,16 +21,33 @@ PoolRecord = tuple[
     str,
     tuple[int, float, float, float, int, bool],
     float | None,
+    tuple[str, float] | None,
     tuple[tuple[str, int, int, bool], ...],
 ]
+#: pool and whether the source address is kept, for one class of client
+Target = tuple[str, bool]
+#: what transparent listeners do with clients that dialled an address; classes in the order of `ROUTE_CLASSES`
+RouteRecord = tuple[str, str, int, tuple[Target | None, Target | None, Target | None]]
+UnrouteRecord = tuple[str, str, int]
+
+ROUTE_CLASSES = (ClientClass.POD, ClientClass.NODE, ClientClass.EXT)
+_CLASS_NAMES = {ClientClass.POD: "pod", ClientClass.NODE: "node", ClientClass.EXT: "ext"}
 
 
 class _EngineCalls(Protocol):
     """The calls of `spliceway._engine.Engine`, as documented there."""
 
     def start(self) -> None: ...
-    def apply(self, upserts: list[PoolRecord], removes: list[str], generation: int) -> None: ...
+    def apply(
+        self,
+        upserts: list[PoolRecord],
+        removes: list[str],
+        generation: int,
+        routes: list[RouteRecord] = ...,
+        unroutes: list[UnrouteRecord] = ...,
+    ) -> None: ...
     def add_listener(self, fd: int, pool: str) -> int: ...
+    def add_transparent_listener(self, fd: int, client_class: str) -> int: ...
     def retarget_listener(self, listener: int, pool: str) -> None: ...
     def remove_listener(self, listener: int) -> None: ...
     def drain(self, deadline: float, pool: str | None = None) -> None: ...
@@ -61,6 +78,11 @@ def new_engine(settings: EngineSettings) -> _EngineCalls:
             max_flows=settings.max_flows,
             max_pipes=settings.max_pipes,
             event_capacity=settings.event_capacity,
+            max_sessions=settings.max_sessions,
+            udp_timeout=settings.udp_timeout,
+            udp_stream_timeout=settings.udp_stream_timeout,
+            max_affinities=settings.max_affinities,
+            mark=settings.mark,
         )
     except ValueError as error:
         raise EngineError(f"engine settings: {error}") from None
@@ -84,7 +106,13 @@ def pool_record(pool: PoolSpec) -> PoolRecord:
         retry.budget_reserve,
         retry.replay,
     )
-    return (pool.name, pool.balance.value, policy, pool.drain, pool.backends)
+    affinity = None if pool.affinity is None else (pool.affinity.group, pool.affinity.timeout)
+    return (pool.name, pool.balance.value, policy, pool.drain, affinity, pool.backends)
+
+
+def unroute_record(key: FrontendKey) -> UnrouteRecord:
+    """The route of a frontend, as the engine names it."""
+    return (key.protocol.value.lower(), key.address.host, key.address.port)
 
 
 class TrioEngine:
@@ -117,21 +145,34 @@ class TrioEngine:
         except OSError as error:
             raise EngineError(f"the engine's workers cannot be started: {error.strerror or error}") from None
 
-    async def apply(self, upserts: Sequence[PoolSpec], removes: Sequence[str], generation: int) -> None:
-        """Change pools in one swap and publish ``generation``.
+    async def apply(
+        self,
+        upserts: Sequence[PoolSpec],
+        removes: Sequence[str],
+        generation: int,
+        routes: Sequence[RouteRecord] = (),
+        unroutes: Sequence[FrontendKey] = (),
+    ) -> None:
+        """Change pools and routes in one swap and publish ``generation``.
 
         Raises:
             ValueError: a value is bad; nothing was changed. The text names the pool and the field.
         """
         records = [pool_record(pool) for pool in upserts]
-        if sum(len(pool.backends) for pool in upserts) + len(removes) <= self.INLINE_BACKENDS:
-            self._calls.apply(records, list(removes), generation)
+        gone = [unroute_record(key) for key in unroutes]
+        calls = (records, list(removes), generation, list(routes), gone)
+        if sum(len(pool.backends) for pool in upserts) + len(removes) + len(routes) + len(gone) <= self.INLINE_BACKENDS:
+            self._calls.apply(*calls)
         else:
-            await trio.to_thread.run_sync(self._calls.apply, records, list(removes), generation)
+            await trio.to_thread.run_sync(self._calls.apply, *calls)
 
     def add_listener(self, fd: int, pool: str) -> int:
         """Accept on ``fd``, which the engine owns from now on, for ``pool``; return the listener's number."""
         return self._calls.add_listener(fd, pool)
+
+    def add_transparent_listener(self, fd: int, client_class: ClientClass) -> int:
+        """Serve ``fd``, which the engine owns from now on, by the routes of ``client_class``."""
+        return self._calls.add_transparent_listener(fd, _CLASS_NAMES[client_class])
 
     def retarget_listener(self, listener: int, pool: str) -> None:
         """New flows of ``listener`` go to ``pool``. Raises `KeyError` when the listener is gone."""

@@ -33,5 +33,9 @@ class FrontendError(SplicewayError, OSError):
     """A frontend's socket cannot be opened (port in use, address not local, not permitted)."""
 
 
+class NodeError(SplicewayError):
+    """The agent cannot go on as the service proxy of its Node: it was deleted, or is not what it was at start."""
+
+
 class AgentUnreachableError(SplicewayError):
     """No running agent answers on the state socket."""

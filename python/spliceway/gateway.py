@@ -94,7 +94,7 @@ class LoadBalancer:
         self._engine = TrioEngine.open(self._settings.engine)
         try:
             self._engine.start()
-            self._pipeline = Pipeline(self._settings, self._engine, source, gateway=True, capture=self._capture)
+            self._pipeline = Pipeline(self._settings, self._engine, source, gateway=True, sockets=self._capture)
             self._nursery = await self._stack.enter_async_context(trio.open_nursery())
             self._nursery.start_soon(self._pipeline.run)
         except BaseException:
@@ -256,7 +256,7 @@ class LoadBalancer:
         """Raise when the engine refused the pool, or the address belongs to something else."""
         if problem := self.pipeline.pool_problem(spec.name):
             raise SettingsError(f"pool {spec.name} {problem.message}")
-        state = self.pipeline.frontend(address)
+        state = self.pipeline.frontend_at(address)
         if state is None or state.frontend.pool != spec.name:
             plan = self.pipeline.plan(ObjectKey("", spec.name))
             reasons = "; ".join(problem.message for problem in plan.problems) if plan else ""
@@ -264,7 +264,7 @@ class LoadBalancer:
 
     def _require_open(self, address: Address) -> None:
         """Raise when ``address`` is wanted and could not be opened."""
-        state = self.pipeline.frontend(address)
+        state = self.pipeline.frontend_at(address)
         if state is not None and state.state == FAILED:
             raise FrontendError(f"{address}: {state.message}")
 

@@ -10,6 +10,7 @@ import trio
 
 from spliceway.errors import EngineClosedError
 from spliceway.model import Fact, Verdict
+from spliceway.observe.syncs import SyncTimes
 from spliceway.pace import Pace
 from spliceway.planning import Planning
 
@@ -30,10 +31,11 @@ Batch = tuple[Fact | Verdict | Request, ...]
 
 
 class Inbox:
-    """Collects batches and folds them into ``planning``, in the order in which they came."""
+    """Collects batches and folds them into ``planning``, in the order in which they came; ``syncs`` is told of them."""
 
-    def __init__(self, planning: Planning) -> None:
+    def __init__(self, planning: Planning, syncs: SyncTimes) -> None:
         self._planning = planning
+        self._syncs = syncs
         self._send, self._receive = trio.open_memory_channel[Batch](CAPACITY)
         #: requests whose programs wait
         self._requests: set[Request] = set()
@@ -94,5 +96,8 @@ class Inbox:
         for request in requests:
             request.change()
         self._planning.fold_verdicts(message for message in batch if isinstance(message, Verdict))
-        self._planning.fold(message for message in batch if not isinstance(message, Request | Verdict))
+        facts = [message for message in batch if not isinstance(message, Request | Verdict)]
+        if batch:
+            self._syncs.queued(facts)
+        self._planning.fold(facts)
         return requests

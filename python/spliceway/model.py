@@ -17,13 +17,13 @@ import msgspec
 
 
 class ObjectKey(NamedTuple):
-    """Namespace and name of a Kubernetes object."""
+    """Namespace and name of a Kubernetes object; the namespace of one that is in none, as a Node, is ""."""
 
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class Kind(StrEnum):
@@ -170,6 +170,14 @@ class Node(msgspec.Struct, frozen=True, gc=False):
 
 KubernetesObject = Service | EndpointSlice | Node
 
+_KINDS: dict[type, Kind] = {Service: Kind.SERVICE, EndpointSlice: Kind.ENDPOINT_SLICE, Node: Kind.NODE}
+
+
+def kind_of(obj: KubernetesObject) -> Kind:
+    """Return the kind of a decoded object."""
+    return _KINDS[type(obj)]
+
+
 # --- facts: what a source says ----------------------------------------------------------------------------------------
 
 
@@ -178,6 +186,14 @@ class Upsert(msgspec.Struct, frozen=True, gc=False):
 
     origin: str
     object: KubernetesObject
+
+
+class Keep(msgspec.Struct, frozen=True, gc=False):
+    """The object exists, but what ``origin`` says of it now is unusable: what it said before, if anything, stands."""
+
+    origin: str
+    kind: Kind
+    key: ObjectKey
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
@@ -196,7 +212,7 @@ class ListStart(msgspec.Struct, frozen=True, gc=False):
 
 
 class ListEnd(msgspec.Struct, frozen=True, gc=False):
-    """The listing is complete: objects of ``origin`` not upserted since `ListStart` do not exist any more."""
+    """The listing is complete: objects of ``origin`` not upserted or kept since `ListStart` do not exist."""
 
     origin: str
     kind: Kind | None
@@ -239,7 +255,7 @@ class Problems(msgspec.Struct, frozen=True, gc=False):
     problems: tuple[Problem, ...]
 
 
-Fact = Upsert | Delete | ListStart | ListEnd | Gone | Synced | Problems
+Fact = Upsert | Delete | Keep | ListStart | ListEnd | Gone | Synced | Problems
 
 # --- desired state: what the plan makes -------------------------------------------------------------------------------
 
@@ -371,6 +387,18 @@ class FrontendKey(NamedTuple):
     def __str__(self) -> str:
         return str(self.address) if self.protocol is Protocol.TCP else f"{self.address}/{self.protocol.lower()}"
 
+    @classmethod
+    def parse(cls, text: str) -> FrontendKey:
+        """Read ``10.0.0.1:80`` or ``10.0.0.1:53/udp``.
+
+        Raises:
+            ValueError: it is not an address, a port and perhaps a protocol; the text says what is wrong.
+        """
+        address, slash, name = text.partition("/")
+        if slash and name.upper() not in set(Protocol):
+            raise ValueError(f"{text!r} is not ADDRESS:PORT/PROTOCOL: {name!r} is none of tcp, udp, sctp")
+        return cls(Address.parse(address), Protocol(name.upper()) if slash else Protocol.TCP)
+
 
 class ExternalRoute(NamedTuple):
     """What clients from outside get where it differs from what Pods and the node get (ETP=Local, T-13)."""
@@ -460,6 +488,8 @@ class ServicePlan(msgspec.Struct, frozen=True, gc=False):
     #: service ports of this plan without a local endpoint where only local ones may be used (N-08)
     no_local_internal: int = 0
     no_local_external: int = 0
+    #: its SCTP ports, which are not served
+    unserved_ports: int = 0
     #: the latest ``last-change-trigger-time`` of its slices (W-13); 0: none
     triggered: float = 0.0
 

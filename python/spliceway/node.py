@@ -1,32 +1,42 @@
-"""The agent: one source, one pipeline, one admin side, and the process's signals around them."""
+"""The agent: one source, one pipeline, one admin side, what a node needs besides, and the process's signals."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import resource
 import signal
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
-from spliceway.capture.bind import BindCapture
+from spliceway.announce import Announcer
 from spliceway.engine import TrioEngine
+from spliceway.errors import NodeError
+from spliceway.filelimit import fit_to_files, raise_file_limit
 from spliceway.groups import clear_error
-from spliceway.model import Problem
-from spliceway.observe.admin import serve_admin
+from spliceway.healthhosts import HealthHosts
+from spliceway.model import ObjectKey
+from spliceway.nodewatch import watch_node
+from spliceway.observe.admin import AdminContext, serve_admin
+from spliceway.observe.healthnodeport import HealthNodePorts
+from spliceway.observe.proxyhealth import ProxyHealth
+from spliceway.observe.readings import AgentReadings, CaptureReading
 from spliceway.pipeline import Pipeline
-from spliceway.settings import EngineSettings, Settings
+from spliceway.problemlog import report_problems
+from spliceway.settings import CaptureMode, Settings
 from spliceway.source import open_source
+from spliceway.sysctls import apply_sysctls
 
-#: problems that come or go at once and get a line each; the others are summed up
-LOG_LINES = 20
-#: seconds between two looks at the problems, so that a flapping one cannot fill the log
-LOG_INTERVAL = 0.5
-#: open files that flows leave to listeners, probes, the admin side and pipes: at least so many, and this part of all
-RESERVED_FILES = 256
-RESERVED_PART = 10
+if TYPE_CHECKING:
+    from spliceway.capture.tproxy import TproxyCapture
+    from spliceway.source.eventrecord import EventRecord
+
+#: seconds that flows have when the agent ends because of its Node: it is restarted at once
+NODE_SHUTDOWN = 1.0
+#: seconds that the packet rules have to go at the end
+REMOVAL_TIMEOUT = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -39,57 +49,123 @@ async def run_agent(settings: Settings, *, task_status: trio.TaskStatus[Pipeline
     Raises:
         SourceError: the source of Services cannot be started.
         EngineError: the engine cannot be started.
+        FrontendError: frontends cannot be served on this machine at all, or an admin address is taken for good.
+        SettingsError: a kernel setting is missing that cannot be made, or the state socket is taken.
+        NodeError: the Node is not what it was at start (W-23).
     """
     engine_settings = fit_to_files(settings.engine, raise_file_limit())
-    source = await trio.to_thread.run_sync(open_source, settings.source)
+    if settings.capture.mode is CaptureMode.TPROXY:
+        await trio.to_thread.run_sync(apply_sysctls, settings.node)
+    source = await trio.to_thread.run_sync(open_source, settings.source, settings.node)
+    announcer = await _open_announcer(settings)
     engine = TrioEngine.open(engine_settings)
-    capture = BindCapture()
+    rules: TproxyCapture | None = None
     try:
         engine.start()
-        pipeline = Pipeline(settings, engine, source, capture=capture)
+        rules = _open_rules(settings, engine)
+        pipeline = Pipeline(settings, engine, source, rules=rules)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pipeline.run)
-                nursery.start_soon(_report_problems, pipeline)
                 nursery.start_soon(_report_ready, pipeline)
-                nursery.start_soon(serve_admin, pipeline, settings.admin)
+                _start_observers(nursery, pipeline, settings, announcer, rules)
                 task_status.started(pipeline)
-                await _run_until_drained(pipeline, signals, settings.shutdown)
+                await _run_until_drained(pipeline, signals, settings)
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise clear_error(group) or group from None
     finally:
-        capture.close()
+        if rules is not None:
+            with trio.move_on_after(REMOVAL_TIMEOUT, shield=True):
+                await rules.remove()
         await engine.close(1.0)
     log.info("stopped")
 
 
-def raise_file_limit() -> int:
-    """Raise the limit on open files as far as allowed: a flow takes two. Returns the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
-def fit_to_files(settings: EngineSettings, files: int) -> EngineSettings:
-    """Bound flows and pipes so that a limit of ``files`` open files leaves some for everything else.
-
-    Flows that took every file would also keep probes, new frontends and `spliceway status` out.
-    """
-    if files == resource.RLIM_INFINITY:
-        return settings
-    reserved = min(max(RESERVED_FILES, files // RESERVED_PART), files // 2)
-    flows = max(1, (files - reserved) // 2)
-    if flows < settings.max_flows:
-        log.info("the limit of %d open files allows %d connections at once, not %d", files, flows, settings.max_flows)
-    return msgspec.structs.replace(
-        settings, max_flows=min(settings.max_flows, flows), max_pipes=min(settings.max_pipes, reserved // 8)
+def _start_observers(
+    nursery: trio.Nursery,
+    pipeline: Pipeline,
+    settings: Settings,
+    announcer: Announcer | None,
+    rules: TproxyCapture | None,
+) -> None:
+    """Start what looks at the pipeline and tells of it."""
+    name = settings.node.name
+    health = ProxyHealth(pipeline, on_node=name is not None)
+    ports = HealthNodePorts(
+        pipeline,
+        lambda: health.serving,
+        HealthHosts(settings.capture, pipeline.node),
+        partial(_tell_health_port, announcer),
     )
+    if settings.capture.mode is CaptureMode.TPROXY:
+        nursery.start_soon(ports.run)
+
+    def readings() -> AgentReadings:
+        return AgentReadings(
+            _capture_reading(rules),
+            ports.problems(),
+            len(ports.listeners),
+            announcer.written if announcer else 0,
+            announcer.dropped if announcer else 0,
+        )
+
+    def tell_admin_failure(message: str) -> None:
+        if announcer and name is not None:
+            announcer.node(name, "FailedToStartProxierHealthcheck", "StartSpliceway", message, warning=True)
+
+    context = AdminContext(health, settings, readings, tell_admin_failure)
+    nursery.start_soon(serve_admin, pipeline, settings.admin, context)
+    if announcer and name is not None:
+        announcer.node(name, "Starting", "StartSpliceway", "")
+        nursery.start_soon(announcer.run)
+        nursery.start_soon(report_problems, pipeline, announcer.problem)
+    else:
+        nursery.start_soon(report_problems, pipeline)
 
 
-async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], shutdown: float) -> None:
-    name = await _next_end(signals)
+def _tell_health_port(announcer: Announcer | None, service: ObjectKey, message: str) -> None:
+    if announcer:
+        announcer.service(service, "FailedToStartServiceHealthcheck", "Listen", message)
+
+
+async def _open_announcer(settings: Settings) -> Announcer | None:
+    """Events are written by the service proxy of a Node only, into the API that Services come from."""
+    name = settings.node.name
+    if name is None or not settings.node.events or settings.source.manifests:
+        return None
+
+    def open_writer() -> Callable[[EventRecord], None]:
+        from spliceway.source.eventwriter import EventWriter
+
+        return EventWriter(settings.source, name).write
+
+    return Announcer(await trio.to_thread.run_sync(open_writer))
+
+
+def _open_rules(settings: Settings, engine: TrioEngine) -> TproxyCapture | None:
+    """The packet rules; None: ordinary sockets."""
+    if settings.capture.mode is CaptureMode.BIND:
+        return None
+    from spliceway.capture.tproxy import TproxyCapture
+
+    return TproxyCapture(settings.capture, engine.counters(all_pools=False).workers)
+
+
+def _capture_reading(rules: TproxyCapture | None) -> CaptureReading | None:
+    if rules is None:
+        return None
+    now = rules.statistics()
+    return CaptureReading(now.changes, now.failures, now.restored, now.elements, now.last_duration)
+
+
+async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], settings: Settings) -> None:
+    try:
+        name = await _wait_for_end(pipeline, signals, settings)
+    except NodeError:
+        await pipeline.drain(NODE_SHUTDOWN)
+        raise
+    shutdown = settings.shutdown
     log.info("%s: no new connections; open ones have %g s to end, a second signal ends them now", name, shutdown)
     async with trio.open_nursery() as nursery:
 
@@ -100,6 +176,19 @@ async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], sh
         nursery.start_soon(give_up)
         await pipeline.drain(shutdown)
         nursery.cancel_scope.cancel()
+
+
+async def _wait_for_end(pipeline: Pipeline, signals: AsyncIterator[int], settings: Settings) -> str:
+    """The name of the signal that ends the agent. Raises `NodeError` when its Node does."""
+    try:
+        async with trio.open_nursery() as nursery:
+            if settings.node.name is not None:
+                nursery.start_soon(watch_node, pipeline, settings.node, settings.capture)
+            name = await _next_end(signals)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise clear_error(group) or group from None
+    return name
 
 
 async def _next_end(signals: AsyncIterator[int]) -> str:
@@ -118,23 +207,3 @@ async def _report_ready(pipeline: Pipeline) -> None:
     frontends = pipeline.frontends()
     serving = sum(state.state == "serving" for state in frontends.values())
     log.info("ready: generation %d, %d of %d frontends serve", pipeline.generation(), serving, len(frontends))
-
-
-async def _report_problems(pipeline: Pipeline) -> None:
-    known: tuple[Problem, ...] = ()
-    while True:
-        now = pipeline.problems()
-        if now != known:
-            _log_problems(set(now).difference(known), "")
-            _log_problems(set(known).difference(now), "resolved: ")
-            known = now
-        await pipeline.wait_change()
-        await trio.sleep(LOG_INTERVAL)
-
-
-def _log_problems(problems: Iterable[Problem], prefix: str) -> None:
-    listed = sorted(problems, key=str)
-    for problem in listed[:LOG_LINES]:
-        log.log(logging.INFO if prefix else logging.WARNING, "%s%s", prefix, problem)
-    if len(listed) > LOG_LINES:
-        log.warning("%sand %d more problems; spliceway status lists them", prefix, len(listed) - LOG_LINES)

@@ -7,16 +7,17 @@ the Services that changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from spliceway.apply import Applier, Capture
+from spliceway.apply import Applier, BoundFrontends, CapturedFrontends
+from spliceway.apply.bound import Sockets
+from spliceway.apply.captured import Rules
 from spliceway.capture.bind import BindCapture
 from spliceway.capture.local import LocalAddresses
-from spliceway.claims import is_wildcard
 from spliceway.engine import TrioEngine, connect_bounds
 from spliceway.errors import EngineClosedError
 from spliceway.events import EventFan
@@ -25,14 +26,20 @@ from spliceway.health.passive import evidence_from_event
 from spliceway.inbox import Inbox
 from spliceway.model import (
     Address,
+    ClientClass,
+    FrontendKey,
     FrontendState,
     HealthCheck,
+    Node,
     ObjectKey,
+    PoolSpec,
     Problem,
+    Protocol,
     ServicePlan,
     SourceStatistics,
     Verdict,
 )
+from spliceway.observe.syncs import SyncTimes
 from spliceway.pace import Pace
 from spliceway.plan import EmbeddedPool, PlanOptions
 from spliceway.planning import Outcome, Planning
@@ -46,6 +53,7 @@ log = logging.getLogger(__name__)
 
 #: events that are handed out between two checkpoints; fewer than a subscriber's channel holds
 EVENTS_AT_A_TIME = 100
+NO_CHECK = HealthCheck(kind="off")
 
 
 class Pipeline:
@@ -56,7 +64,8 @@ class Pipeline:
         engine: started by the caller, who also closes it.
         source: where Services come from; None when only embedded pools are served.
         gateway: serve nothing of a Service but what is listened to.
-        capture: how frontends are opened.
+        sockets: what opens ordinary sockets for frontends.
+        rules: the node's packet rules, which serve frontends instead of ordinary sockets.
     """
 
     def __init__(
@@ -66,7 +75,8 @@ class Pipeline:
         source: Source | None = None,
         *,
         gateway: bool = False,
-        capture: Capture | None = None,
+        sockets: Sockets | None = None,
+        rules: Rules | None = None,
     ) -> None:
         options = PlanOptions.of(settings)
         if gateway and options.listens is None:
@@ -74,14 +84,22 @@ class Pipeline:
         self._engine = engine
         self._source = source
         self._rebind_interval = settings.rebind_interval
-        self._planning = Planning(options, source.synced_names if source else (), LocalAddresses())
-        self._applier = Applier(engine, capture or BindCapture())
+        self._health = settings.health
+        self._rules = rules
+        # Own upstream sockets are never captured, so only ordinary sockets can make a loop.
+        self._planning = Planning(options, source.synced_names if source else (), LocalAddresses(), loops=rules is None)
+        self._applier = Applier(
+            engine,
+            CapturedFrontends(engine, rules) if rules else BoundFrontends(engine, sockets or BindCapture()),
+        )
         self._monitor = HealthMonitor(settings.health, settings.probe_limit)
         self._checks: dict[str, HealthCheck] = {}
-        self._inbox = Inbox(self._planning)
+        self.syncs = SyncTimes()
+        self._inbox = Inbox(self._planning, self.syncs)
         self._events = EventFan()
         self._changed = trio.Event()
         self._generation = 0
+        self._node: Node | None = None
         self._ready = self._draining = False
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -91,9 +109,13 @@ class Pipeline:
 
         Raises:
             SourceError: the source cannot go on (inside an exception group).
+            FrontendError: frontends cannot be served on this machine at all.
         """
         try:
+            await self._applier.start()
             async with trio.open_nursery() as nursery:
+                if self._rules:
+                    nursery.start_soon(self._rules.watch)
                 nursery.start_soon(self._take_turns)
                 nursery.start_soon(self._monitor.run, self._inbox.channel)
                 nursery.start_soon(self._receive_events)
@@ -189,13 +211,31 @@ class Pipeline:
         """The present plan of one Service; None when it asks for nothing."""
         return self._planning.plans.get(key)
 
-    def frontends(self) -> Mapping[Address, FrontendState]:
+    def node(self) -> Node | None:
+        """The Node that the agent runs on, as the API last told of it."""
+        return self._planning.store.node
+
+    def frontends(self) -> Mapping[FrontendKey, FrontendState]:
         """Every frontend that somebody asked for, and what became of it; a copy."""
         return self._applier.frontends()
 
-    def frontend(self, address: Address) -> FrontendState | None:
+    def frontend(self, key: FrontendKey) -> FrontendState | None:
         """What became of one frontend; None when nobody asks for it."""
-        return self._applier.state(address)
+        return self._applier.state(key)
+
+    def frontend_at(self, address: Address) -> FrontendState | None:
+        """What became of the frontend at ``address``, of the first protocol that has one there."""
+        found = (self._applier.state(FrontendKey(address, protocol)) for protocol in (Protocol.TCP, Protocol.UDP))
+        return next((state for state in found if state is not None), None)
+
+    def find_frontend(self, key: FrontendKey) -> FrontendState | None:
+        """The frontend that a client of this address meets: its own, or a wildcard of its port (D-01)."""
+        own = self._applier.state(key)
+        if own is not None:
+            return own
+        wildcards = ("::",) if ":" in key.address.host else ("0.0.0.0", "::")
+        found = (self._applier.state(FrontendKey(Address(host, key.address.port), key.protocol)) for host in wildcards)
+        return next((state for state in found if state is not None), None)
 
     def pool_problem(self, pool: str) -> Problem | None:
         """Why the engine refused ``pool`` as it is wanted; None when it has it."""
@@ -222,13 +262,15 @@ class Pipeline:
         """Upper bounds in seconds of the counters' ``connect_buckets``, without +Inf."""
         return connect_bounds()
 
-    def explain(self, frontend: Address, client: Address) -> Explanation:
-        """What a flow from ``client`` to ``frontend`` would do. Raises `KeyError` when nothing serves ``frontend``."""
-        for address in (frontend, Address("0.0.0.0", frontend.port), Address("::", frontend.port)):
-            state = self._applier.state(address)
-            if state is not None and (address == frontend or is_wildcard(address.host)):
-                return self._engine.explain(state.frontend.pool, client)
-        raise KeyError(f"nothing serves {frontend}")
+    def explain(self, key: FrontendKey, client: Address) -> Explanation:
+        """What a flow from ``client`` to frontend ``key`` would do. Raises `KeyError` when nothing serves it."""
+        state = self.find_frontend(key)
+        if state is None:
+            raise KeyError(f"nothing serves {key}")
+        pool = state.frontend.pool
+        if state.frontend.external and self._rules and self._rules.classify(client.host) is ClientClass.EXT:
+            pool = state.frontend.external.pool
+        return self._engine.explain(pool, client)
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
@@ -242,8 +284,12 @@ class Pipeline:
 
     async def _turn(self) -> None:
         """Plan what is dirty and bring the engine there."""
+        began = trio.current_time()
         synced = self._planning.store.synced
         outcome = await self._planning.replan()
+        if self._rules and self._planning.store.node != self._node:
+            self._node = self._planning.store.node
+            await self._rules.update_node(self._node)
         await self._watch(outcome)
         first = synced and not self._ready
         if outcome.steps or first:
@@ -252,6 +298,8 @@ class Pipeline:
             self._ready = synced
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("generation %d: %s", self._generation, "; ".join(map(str, outcome.steps[:10])))
+        if synced:
+            self.syncs.synced(trio.current_time() - began, first, _triggers(outcome))
         self._tell_change()
 
     async def _watch(self, outcome: Outcome) -> None:
@@ -263,10 +311,16 @@ class Pipeline:
             for pool in plan.pools if plan else ():
                 gone.discard(pool.name)
                 backends = tuple(backend.address for backend in pool.backends)
-                self._monitor.update_pool(pool.name, backends, self._checks.get(pool.name))
+                self._monitor.update_pool(pool.name, backends, self._check_of(pool, plan))
             for name in gone:
                 self._monitor.remove_pool(name)
             await pace.breathe()
+
+    def _check_of(self, pool: PoolSpec, plan: ServicePlan | None) -> HealthCheck | None:
+        check = self._checks.get(pool.name) or (plan.check if plan else None)
+        if pool.protocol is Protocol.UDP and (check or self._health).port is None:
+            return NO_CHECK  # a probe connects, and only the user knows a port that takes connections
+        return check
 
     # --- the tasks beside it ----------------------------------------------------------------------------------------
 
@@ -303,3 +357,11 @@ class Pipeline:
     def _tell_change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _triggers(outcome: Outcome) -> Iterator[float]:
+    """When the changes behind new endpoints happened, as the API tells (W-13)."""
+    for key, plan in outcome.new.items():
+        before = outcome.old[key]
+        if plan is not None and plan.triggered and (before is None or before.triggered != plan.triggered):
+            yield plan.triggered

@@ -6,20 +6,23 @@ What concerns several Services at once (two claimants of one address, loops) is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from enum import IntEnum
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from spliceway.frontends import IPV4, IPV6, FamilyAddresses, Scope, addresses_of, family_of, usable_ips, warnings_of
+from spliceway.listens import missing_service, port_of_listen
 from spliceway.model import (
+    NO_CLIENT,
     Address,
     Backend,
     Balance,
-    EndpointSlice,
+    ClientClass,
     EndpointStates,
     Frontend,
-    FrontendVerdict,
+    FrontendKind,
+    HealthNodePort,
+    Node,
     ObjectKey,
     PoolSpec,
     Problem,
@@ -29,30 +32,69 @@ from spliceway.model import (
     ServicePlan,
     ServicePortSpec,
 )
-from spliceway.settings import Listen, Settings
+from spliceway.policy import Place, external_keeps, internal_keeps
+from spliceway.pools import ServicePools, Unhealthy
+from spliceway.settings import CaptureMode, DetectLocal, Listen, Settings
 from spliceway.store import ServiceView
 from spliceway.tuning import Tuning, read_tuning
 
-#: backends of a pool that health has set aside, by the pool's name
-Unhealthy = Callable[[str], Collection[Address]]
-
-IPV4 = "IPv4"
-IPV6 = "IPv6"
+_BOTH_FAMILIES = frozenset({IPV4, IPV6})
 
 
 class PlanOptions(msgspec.Struct, frozen=True):
-    """What a plan depends on besides the Service. ``listens`` None: frontends are the ClusterIPs."""
+    """What a plan depends on besides the Service. The defaults are those of ordinary sockets on any machine.
+
+    Capture ``bind`` serves ClusterIPs only and cannot keep a client's address; its clients count as Pods.
+    """
 
     tuning: Tuning = Tuning()
-    drain: float | None = None
+    #: None: frontends are those that Services ask for
     listens: Mapping[ObjectKey, tuple[Listen, ...]] | None = None
+    #: None: on no node of a cluster, so that policies which ask for local endpoints say nothing; empty: none is local
+    node_name: str | None = None
+    zone: str = ""
+    #: the node IPs, at most one of each family (T-19)
+    node_addresses: tuple[str, ...] = ()
+    #: the families in which Pods are told from other clients (M-01)
+    detector: frozenset[str] = frozenset()
+    #: those families are the ones of the Node's podCIDRs
+    node_detector: bool = False
+    #: clients of ClusterIPs come from the node's address (M-06)
+    masquerade_all: bool = True
+    external_ips: bool = True
+    kinds: frozenset[FrontendKind] = frozenset({FrontendKind.CLUSTER_IP})
+    protocols: frozenset[Protocol] = frozenset({Protocol.TCP, Protocol.UDP})
+    #: serve only Services whose label service.kubernetes.io/service-proxy-name says so; None: those without it (S-01)
+    proxy_name: str | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> PlanOptions:
-        """The options that ``settings`` ask for."""
-        tuning = Tuning(settings.balance, settings.retry)
+        """The options that ``settings`` ask for, until the Node is known."""
+        capture, name = settings.capture, settings.node.name
+        tuning = Tuning(settings.balance, settings.retry, settings.endpoint_drain, settings.health)
         listens = group_listens(settings.listens) if settings.listens else None
-        return cls(tuning, settings.endpoint_drain, listens)
+        options = cls(tuning, listens, None if name is None else _node_name(name), proxy_name=settings.node.proxy_name)
+        if capture.mode is CaptureMode.BIND:
+            return options
+        return msgspec.structs.replace(
+            options,
+            node_name=options.node_name or "",
+            detector=_detector(capture.detect_local, capture.cluster_cidrs),
+            node_detector=capture.detect_local is DetectLocal.NODE_CIDR,
+            masquerade_all=capture.masquerade_all,
+            external_ips=capture.external_ips,
+            kinds=frozenset(FrontendKind),
+        )
+
+    def at_node(self, node: Node | None) -> PlanOptions:
+        """These options on ``node``, as the API tells of it now."""
+        zone, addresses, pod_cidrs = (node.zone, node.addresses, node.pod_cidrs) if node else ("", (), ())
+        detector = frozenset(map(family_of, pod_cidrs)) if self.node_detector else self.detector
+        return msgspec.structs.replace(self, zone=zone, node_addresses=addresses, detector=detector)
+
+    def internal_keeps(self, family: str) -> ClientClass:
+        """Whose address is kept towards a ClusterIP."""
+        return internal_keeps(detector=family in self.detector, masquerade_all=self.masquerade_all)
 
 
 class EmbeddedPool(msgspec.Struct, frozen=True):
@@ -66,23 +108,6 @@ class EmbeddedPool(msgspec.Struct, frozen=True):
     drain: float | None = None
 
 
-class Rank(IntEnum):
-    """How usable an endpoint is; of two entries with one address, the better one counts (E-09)."""
-
-    UNREADY = 0
-    TERMINATING = 1
-    READY = 2
-
-
-#: host and port of each endpoint of one service port, with its rank
-Endpoints = dict[tuple[str, int], Rank]
-
-
-class _PortPlan(NamedTuple):
-    pool: PoolSpec
-    states: EndpointStates
-
-
 def group_listens(listens: Iterable[Listen]) -> dict[ObjectKey, tuple[Listen, ...]]:
     """Listen entries by the Service that they name."""
     grouped: dict[ObjectKey, tuple[Listen, ...]] = {}
@@ -92,22 +117,17 @@ def group_listens(listens: Iterable[Listen]) -> dict[ObjectKey, tuple[Listen, ..
     return grouped
 
 
-def pool_name(key: ObjectKey, port: str, family: str, primary: str) -> str:
-    """``namespace/service:port``; the Service's second family is a pool of its own, with a suffix (S-04, W-26)."""
-    suffix = "" if family == primary else f"@{family.lower()}"
-    return f"{key}:{port}{suffix}" if port else f"{key}{suffix}"
-
-
 def plan_service(view: ServiceView, options: PlanOptions, unhealthy: Unhealthy) -> ServicePlan:
     """Everything that one Service asks for; problems name what of it cannot be served."""
     listens = () if options.listens is None else options.listens.get(view.key, ())
     if options.listens is not None and not listens:
         return ServicePlan(view.key)
     if view.service is None:
-        return ServicePlan(view.key, problems=tuple(_missing(view.key, listen) for listen in listens))
+        return ServicePlan(view.key, problems=tuple(missing_service(view.key, listen) for listen in listens))
     if listens:
-        return _plan_listens(view, view.service, listens, options, unhealthy)
-    return _plan_cluster_ips(view, view.service, options, unhealthy)
+        primary = next(map(family_of, usable_ips(view.service)), IPV4)
+        return _Planner(view, view.service, primary, options, unhealthy).plan_listens(listens)
+    return _plan_asked(view, view.service, options, unhealthy)
 
 
 def plan_embedded(embedded: EmbeddedPool, unhealthy: Unhealthy) -> ServicePlan:
@@ -120,161 +140,136 @@ def plan_embedded(embedded: EmbeddedPool, unhealthy: Unhealthy) -> ServicePlan:
     return ServicePlan(ObjectKey("", pool.name), (pool,), frontends, endpoints=((pool.name, states),))
 
 
-def merge_endpoints(slices: Iterable[EndpointSlice]) -> dict[tuple[str, str], Endpoints]:
-    """The union of all slices by address type and port name (E-03, E-09, E-13).
-
-    Entries of equal rank differ in nothing that a pool shows, so which of them counts does not matter.
-    """
-    merged: dict[tuple[str, str], Endpoints] = {}
-    for piece in slices:
-        for port in piece.ports:
-            if port.protocol is not Protocol.TCP:
-                continue
-            endpoints = merged.setdefault((piece.address_type, port.name), {})
-            for each in piece.endpoints:
-                rank = Rank.READY if each.ready else Rank.UNREADY
-                if rank is Rank.UNREADY and each.serving and each.terminating:
-                    rank = Rank.TERMINATING
-                address = (each.address, port.port)
-                if rank > endpoints.get(address, -1):
-                    endpoints[address] = rank
-    return merged
-
-
-def cluster_set(endpoints: Endpoints) -> list[tuple[str, int]]:
-    """The endpoints that cluster traffic may use, sorted by ``ip:port`` (T-01, T-03, T-04, E-10).
-
-    Ready ones; only when there is none, those that still serve while they terminate.
-    """
-    usable = [address for address, rank in endpoints.items() if rank is Rank.READY]
-    if not usable:
-        usable = [address for address, rank in endpoints.items() if rank is Rank.TERMINATING]
-    return sorted(usable, key=lambda address: f"{address[0]}:{address[1]}")
+def _plan_asked(view: ServiceView, service: Service, options: PlanOptions, unhealthy: Unhealthy) -> ServicePlan:
+    """Everything that the Service itself asks for."""
+    if service.proxy_name != options.proxy_name:
+        if service.proxy_name is None:
+            return ServicePlan(view.key)
+        message = "is left to another proxy by its label service.kubernetes.io/service-proxy-name"
+        return ServicePlan(view.key, problems=(Problem(f"Service {view.key}", message, warning=True),))
+    found = addresses_of(service, Scope(options.kinds, options.external_ips, options.node_addresses))
+    if not found:
+        return ServicePlan(view.key)
+    return _Planner(view, service, found[0].family, options, unhealthy).plan_addresses(found)
 
 
 class _Planner:
-    """Plans the service ports of one Service, each family of each port once."""
+    """Plans one Service, in one of two ways."""
 
-    def __init__(self, view: ServiceView, service: Service, options: PlanOptions, unhealthy: Unhealthy) -> None:
-        self.key = view.key
-        self.created = service.created
-        self.tuning, self.problems = read_tuning(service, options.tuning)
-        self.primary = next((family_of(ip) for ip in usable_ips(service)), IPV4)
-        self._drain = options.drain
-        self._unhealthy = unhealthy
-        self._slices = view.slices
-        self._merged = merge_endpoints(view.slices)
-        self._ports: dict[str, _PortPlan] = {}
+    def __init__(
+        self, view: ServiceView, service: Service, primary: str, options: PlanOptions, unhealthy: Unhealthy
+    ) -> None:
+        self._view = view
+        self._service = service
+        self._options = options
+        self._tuning, self._problems = read_tuning(service, options.tuning)
+        place = Place(options.node_name, options.zone)
+        self._pools = ServicePools(view, service, primary, self._tuning, place, unhealthy)
+        self._frontends: list[Frontend] = []
 
-    def has_usable(self, port: ServicePortSpec, family: str) -> bool:
-        return any(self._merged.get((family, port.name), {}).values())
+    def plan_addresses(self, found: tuple[FamilyAddresses, ...]) -> ServicePlan:
+        """Serve the Service where it asks to be."""
+        unserved: list[ServicePortSpec] = []
+        for port in self._service.ports:
+            if port.protocol in self._options.protocols:
+                for each in found:
+                    self._serve(port, each)
+            else:
+                unserved.append(port)
+        if unserved:
+            self._warn_unserved(unserved)
+        for message in warnings_of(self._service, found):
+            self._warn(message)
+        health = self._health_node_port(found) if self._service.health_check_node_port else None
+        return self._finish(health, len(unserved))
 
-    def pool(self, port: ServicePortSpec, family: str) -> PoolSpec:
-        name = pool_name(self.key, port.name, family, self.primary)
-        if name not in self._ports:
-            self._check_names(port)
-            self._ports[name] = self._plan_port(name, self._merged.get((family, port.name), {}))
-        return self._ports[name].pool
+    def plan_listens(self, listens: tuple[Listen, ...]) -> ServicePlan:
+        """Serve the Service where the user asks for it. Such clients count as those of a ClusterIP."""
+        for listen in listens:
+            port = port_of_listen(self._service, listen, self._options.protocols)
+            if isinstance(port, Problem):
+                self._problems.append(port)
+                continue
+            # A gateway's address need not be of the Pods' family: its own is preferred, any that can serve will do.
+            own = family_of(listen.address.host)
+            other = IPV4 if own == IPV6 else IPV6
+            crossed = self._pools.has_usable(port, other) and not self._pools.has_usable(port, own)
+            pool, verdict = self._pools.routes(port, other if crossed else own, external=False).internal
+            keeps = NO_CLIENT if crossed else self._options.internal_keeps(own)
+            self._frontends.append(Frontend(listen.address, pool, verdict, port.protocol, keep_source=keeps))
+        return self._finish(None, 0)
 
-    def frontend(self, address: Address, port: ServicePortSpec, family: str) -> Frontend:
-        """Without a usable endpoint clients are refused at once (N-01)."""
-        pool = self.pool(port, family)
-        return Frontend(address, pool.name, FrontendVerdict.SERVE if pool.backends else FrontendVerdict.REJECT)
-
-    def finish(self, frontends: Iterable[Frontend]) -> ServicePlan:
-        pools = tuple(each.pool for each in self._ports.values())
-        endpoints = tuple((name, each.states) for name, each in self._ports.items())
-        return ServicePlan(self.key, pools, tuple(frontends), tuple(self.problems), endpoints, self.created)
-
-    def _check_names(self, port: ServicePortSpec) -> None:
-        """Name a port that no slice has: ports match by name and protocol (E-03). Slices without endpoints say none."""
-        if any((family, port.name) in self._merged for family in (IPV4, IPV6)):
+    def _serve(self, port: ServicePortSpec, found: FamilyAddresses) -> None:
+        """All frontends of one family of a port (2.8)."""
+        family, cluster_ip, external, wildcard = found
+        node_port = port.node_port if wildcard else 0
+        routes = self._pools.routes(port, family, external=bool(external or node_port))
+        protocol, number = port.protocol, port.port
+        add = self._frontends.append
+        if FrontendKind.CLUSTER_IP in self._options.kinds:
+            pool, verdict = routes.internal
+            keeps = self._options.internal_keeps(family)
+            address, kind = Address(cluster_ip, number), FrontendKind.CLUSTER_IP
+            add(Frontend(address, pool, verdict, protocol, kind=kind, keep_source=keeps))
+        if not (external or node_port):
             return
-        used = [piece for piece in self._slices if piece.endpoints]
-        if not used:
-            return
-        have = ", ".join(sorted({f"{other.name!r} ({other.protocol})" for piece in used for other in piece.ports}))
-        message = f"no EndpointSlice has a port named {port.name!r} ({port.protocol}); they have {have or 'none'}"
-        problem = Problem(f"Service {self.key}", message, warning=True)
-        if problem not in self.problems:  # said for the other family already
-            self.problems.append(problem)
+        pool, verdict = routes.external
+        outside = routes.outside
+        keeps = external_keeps(external_local=outside is not None)
+        for kind, host, sources in external:
+            address = Address(host, number)
+            add(Frontend(address, pool, verdict, protocol, False, kind, outside, keeps, sources))
+        if node_port:
+            address, kind = Address(wildcard, node_port), FrontendKind.NODE_PORT
+            add(Frontend(address, pool, verdict, protocol, False, kind, outside, keeps))
 
-    def _plan_port(self, name: str, endpoints: Endpoints) -> _PortPlan:
-        aside = self._unhealthy(name)
-        backends = tuple(Backend(host, port, 1, (host, port) not in aside) for host, port in cluster_set(endpoints))
-        ranks = list(endpoints.values())
-        states = EndpointStates(*(ranks.count(rank) for rank in (Rank.READY, Rank.TERMINATING, Rank.UNREADY)))
-        return _PortPlan(PoolSpec(name, backends, self.tuning.balance, self.tuning.retry, self._drain), states)
+    def _health_node_port(self, found: tuple[FamilyAddresses, ...]) -> HealthNodePort | None:
+        """The port on which a load balancer asks whether this node has endpoints (H-01, H-03, S-09)."""
+        wanted = self._service.type == "LoadBalancer" and self._pools.policies.external_local
+        if not wanted or FrontendKind.LOAD_BALANCER not in self._options.kinds:
+            return None
+        node = self._options.node_name
+        local = {IPV4: set[str](), IPV6: set[str]()}
+        for (family, _, _), (members, _) in self._pools.endpoints.items():
+            local[family].update(
+                host for (host, _), each in members.items() if node and each.ready and each.node == node
+            )
+        counts = {each.family: len(local[each.family]) for each in found}
+        return HealthNodePort(self._service.health_check_node_port, counts.get(IPV4), counts.get(IPV6))
 
+    def _warn_unserved(self, ports: list[ServicePortSpec]) -> None:
+        names = ", ".join(f"{port.name} ({port.port})" if port.name else str(port.port) for port in ports)
+        protocols = " and ".join(sorted({port.protocol for port in ports}))
+        self._warn(f"port{'s' if len(ports) > 1 else ''} {names}: {protocols} is not served; nothing answers there")
 
-def family_of(ip: str) -> str:
-    """``IPv4`` or ``IPv6``, for an address in canonical form."""
-    return IPV6 if ":" in ip else IPV4
+    def _warn(self, message: str) -> None:
+        self._problems.append(Problem(f"Service {self._view.key}", message, warning=True))
 
-
-def usable_ips(service: Service) -> tuple[str, ...]:
-    """The ClusterIPs, one for each family (S-03, S-04); empty for a headless Service."""
-    first: dict[str, str] = {}
-    for ip in service.cluster_ips:
-        if ip not in ("", "None"):
-            first.setdefault(family_of(ip), ip)
-    return tuple(first.values())
-
-
-def _plan_cluster_ips(view: ServiceView, service: Service, options: PlanOptions, unhealthy: Unhealthy) -> ServicePlan:
-    if service.proxy_name is not None:
-        message = "is left to another proxy by its label service.kubernetes.io/service-proxy-name"
-        return ServicePlan(view.key, problems=(Problem(f"Service {view.key}", message, warning=True),))
-    ips = () if service.type == "ExternalName" else usable_ips(service)
-    if not ips:
-        return ServicePlan(view.key)
-    planner = _Planner(view, service, options, unhealthy)
-    frontends: list[Frontend] = []
-    for port in service.ports:
-        if port.protocol is Protocol.TCP:
-            frontends.extend(planner.frontend(Address(ip, port.port), port, family_of(ip)) for ip in ips)
-        else:
-            label = f"{port.name} ({port.port})" if port.name else str(port.port)
-            message = f"port {label}: {port.protocol} is not served by capture bind, which serves TCP only"
-            planner.problems.append(Problem(f"Service {view.key}", message, warning=True))
-    return planner.finish(frontends)
-
-
-def _plan_listens(
-    view: ServiceView, service: Service, listens: tuple[Listen, ...], options: PlanOptions, unhealthy: Unhealthy
-) -> ServicePlan:
-    planner = _Planner(view, service, options, unhealthy)
-    frontends: list[Frontend] = []
-    for listen in listens:
-        port = _listen_port(service, listen)
-        if isinstance(port, Problem):
-            planner.problems.append(port)
-            continue
-        # A gateway's address need not be of the Pods' family: its own is preferred, any that can serve will do.
-        own = family_of(listen.address.host)
-        other = IPV4 if own == IPV6 else IPV6
-        family = other if planner.has_usable(port, other) and not planner.has_usable(port, own) else own
-        frontends.append(planner.frontend(listen.address, port, family))
-    return planner.finish(frontends)
+    def _finish(self, health_node_port: HealthNodePort | None, unserved_ports: int) -> ServicePlan:
+        pools, health = self._pools, self._tuning.health
+        return ServicePlan(
+            key=self._view.key,
+            pools=tuple(pools.pools),
+            frontends=tuple(self._frontends),
+            problems=(*self._problems, *pools.problems),
+            endpoints=tuple(pools.states.items()),
+            created=self._service.created,
+            health_node_port=health_node_port,
+            check=None if health is self._options.tuning.health else health,
+            no_local_internal=pools.no_local_internal,
+            no_local_external=pools.no_local_external,
+            unserved_ports=unserved_ports,
+            triggered=max([piece.triggered for piece in self._view.slices], default=0.0),
+        )
 
 
-def _listen_port(service: Service, listen: Listen) -> ServicePortSpec | Problem:
-    """The TCP port that ``listen`` means, or why there is none."""
-    subject = f"Frontend {listen.address}"
-    if service.type == "ExternalName":
-        return Problem(subject, f"Service {service.key} is of type ExternalName and has no endpoints to serve")
-    ports = [port for port in service.ports if port.protocol is Protocol.TCP]
-    names = ", ".join(port.name or str(port.port) for port in ports) or "none"
-    if listen.port_name is None:
-        if len(ports) == 1:
-            return ports[0]
-        return Problem(subject, f"Service {service.key} has {len(ports)} TCP ports ({names}); name exactly one of them")
-    for port in ports:
-        if port.name == listen.port_name:
-            return port
-    return Problem(subject, f"Service {service.key} has no TCP port named {listen.port_name}; it has: {names}")
+def _node_name(name: str) -> str:
+    """As kube-proxy has it (E-07)."""
+    return name.strip().lower()
 
 
-def _missing(key: ObjectKey, listen: Listen) -> Problem:
-    message = f"Service {key} does not exist; the address stays closed until it does"
-    return Problem(f"Frontend {listen.address}", message)
+def _detector(mode: DetectLocal, cluster_cidrs: Iterable[str]) -> frozenset[str]:
+    """The families with a detector before the Node is known (M-01)."""
+    if mode is DetectLocal.CLUSTER_CIDR:
+        return frozenset(map(family_of, cluster_cidrs))
+    return frozenset() if mode is DetectLocal.NODE_CIDR else _BOTH_FAMILIES

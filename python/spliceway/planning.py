@@ -10,7 +10,7 @@ import trio
 
 from spliceway.claims import Claims, IsLocal
 from spliceway.diff import Desired, Step, diff
-from spliceway.model import Fact, ObjectKey, Problem, ServicePlan, Verdict
+from spliceway.model import Fact, Node, ObjectKey, Problem, ServicePlan, Verdict
 from spliceway.pace import Pace
 from spliceway.plan import EmbeddedPool, PlanOptions, group_listens, plan_embedded, plan_service
 from spliceway.settings import Listen
@@ -36,16 +36,24 @@ class Planning:
     """Store, plans and claims together. What is folded in marks plans dirty; `replan` makes those again.
 
     Services wait until the store is synced (U-30). Embedded pools do not: their program already said everything.
-    ``is_local`` as for `Claims`.
+    ``is_local`` and ``loops`` as for `Claims`.
     """
 
-    def __init__(self, options: PlanOptions, expected: tuple[str, ...], is_local: IsLocal = lambda host: False) -> None:
+    def __init__(
+        self,
+        options: PlanOptions,
+        expected: tuple[str, ...],
+        is_local: IsLocal = lambda host: False,
+        *,
+        loops: bool = True,
+    ) -> None:
         self.store = Store(expected)
         #: the present plan of everything that asks for something, and the problems of those that have some
         self.plans: dict[ObjectKey, ServicePlan] = {}
         self.plan_problems: dict[ObjectKey, tuple[Problem, ...]] = {}
         self._options = options
-        self._claims = Claims(is_local)
+        self._claims = Claims(is_local, loops=loops)
+        self._node: Node | None = None
         self._embedded: dict[ObjectKey, EmbeddedPool] = {}
         self._dirty_services = set(options.listens or ())
         self._dirty_embedded: set[ObjectKey] = set()
@@ -53,6 +61,12 @@ class Planning:
     def fold(self, facts: Iterable[Fact]) -> None:
         """Take facts in."""
         self._dirty_services |= self.store.fold(facts)
+        if self.store.node != self._node:
+            self._node = self.store.node
+            options = self._options.at_node(self._node)
+            if options != self._options:  # the zone, the node's addresses or its podCIDRs: they concern every Service
+                self._options = options
+                self._dirty_services |= self.plans.keys()
 
     def fold_verdicts(self, verdicts: Iterable[Verdict]) -> None:
         """Take health's verdicts in."""

@@ -36,7 +36,7 @@ class Served:
             EngineError: the address is not served (any more, or because its Service does not exist).
         """
         # What serves the address after this handle was closed is somebody else's.
-        state = None if self._closed else self._balancer.pipeline.frontend(self.address)
+        state = None if self._closed else self._balancer.pipeline.frontend_at(self.address)
         if state is None:
             raise EngineError(f"{self.address} is not served at present")
         return state.frontend.pool

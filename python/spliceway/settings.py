@@ -26,13 +26,16 @@ class SourceSettings(msgspec.Struct, frozen=True):
     manifests: tuple[Path, ...] = ()
     kubeconfig: Path | None = None
     context: str | None = None
+    #: URL of the API server, instead of the one that the kubeconfig or the Pod's account names
+    server: str | None = None
     #: an API server ends a watch after this long; short enough that a stream that died silently is noticed
     watch_timeout: float = 300.0
-    #: connecting to the API server, and a list request's silence
+    #: a list request's silence, and connecting to the API server (of which at most 5 s)
     request_timeout: float = 30.0
-    #: wait between attempts: first, and longest (doubled each time, with jitter)
+    #: wait between attempts: first, and longest (doubled each time, with jitter); an API server that says that it is
+    #: overloaded (429) is given six times as long
     backoff: float = 0.5
-    backoff_limit: float = 30.0
+    backoff_limit: float = 5.0
 
 
 class EngineSettings(msgspec.Struct, frozen=True):
@@ -114,13 +117,18 @@ class NodeSettings(msgspec.Struct, frozen=True):
 
 
 class AdminSettings(msgspec.Struct, frozen=True):
-    """The admin side. ``address`` None: no HTTP listener. ``socket`` None: no state socket."""
+    """The admin side. An address of None: no such listener. ``0.0.0.0`` and ``::`` answer both families (H-11)."""
 
-    address: Address | None = Address("127.0.0.1", 10256)
+    #: /healthz, /livez and /readyz
+    healthz: Address | None = Address("127.0.0.1", 10256)
+    #: /metrics, /proxyMode and /configz
+    metrics: Address | None = Address("127.0.0.1", 10249)
+    #: end when one of them cannot be opened, instead of trying again
+    hard_fail: bool = False
     socket: Path | None = None
     #: a request head must arrive, and a response must leave, within this time
     timeout: float = 10.0
-    #: open connections, on each of the two listeners; one more closes the one that waits longest, and is counted
+    #: open connections, on each listener; one more closes the one that waits longest, and is counted
     max_connections: int = 64
 
 

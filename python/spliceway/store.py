@@ -6,8 +6,10 @@ touching what others said. ``fold`` tells which Services have to be planned agai
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
 
 from spliceway.model import (
     Address,
@@ -15,10 +17,12 @@ from spliceway.model import (
     EndpointSlice,
     Fact,
     Gone,
+    Keep,
     Kind,
     KubernetesObject,
     ListEnd,
     ListStart,
+    Node,
     ObjectKey,
     Problem,
     Problems,
@@ -27,6 +31,7 @@ from spliceway.model import (
     Upsert,
     Verdict,
 )
+from spliceway.table import Table
 
 _NOTHING: frozenset[Address] = frozenset()
 
@@ -58,54 +63,7 @@ def pool_owner(pool: str) -> ObjectKey:
     return ObjectKey(namespace, rest.partition(":")[0].partition("@")[0])
 
 
-_Object = TypeVar("_Object", bound=KubernetesObject)
-
-
-class _Table(Generic[_Object]):
-    """All objects of one kind, by the origin that told of them."""
-
-    def __init__(self) -> None:
-        self.told: dict[str, dict[ObjectKey, _Object]] = {}
-        #: the origin whose word counts
-        self.owner: dict[ObjectKey, str] = {}
-        #: objects that several origins tell of, with those origins in order
-        self.contested: dict[ObjectKey, tuple[str, ...]] = {}
-        #: objects that the listing under way of an origin has not named so far
-        self.unseen: dict[str, set[ObjectKey]] = {}
-
-    def get(self, key: ObjectKey) -> _Object | None:
-        owner = self.owner.get(key)
-        return None if owner is None else self.told[owner][key]
-
-    def put(self, origin: str, obj: _Object) -> None:
-        key = obj.key
-        self.told.setdefault(origin, {})[key] = obj
-        if unseen := self.unseen.get(origin):
-            unseen.discard(key)
-        owner = self.owner.setdefault(key, origin)
-        if owner != origin:
-            origins = tuple(sorted({*self.contested.get(key, (owner,)), origin}))
-            self.contested[key] = origins
-            self.owner[key] = origins[0]
-
-    def drop(self, origin: str, key: ObjectKey) -> None:
-        told = self.told.get(origin)
-        if told is None or told.pop(key, None) is None:
-            return
-        if not told:
-            del self.told[origin]
-        if unseen := self.unseen.get(origin):
-            unseen.discard(key)
-        left = tuple(other for other in self.contested.pop(key, ()) if other != origin)
-        if not left:
-            del self.owner[key]
-            return
-        self.owner[key] = left[0]
-        if len(left) > 1:
-            self.contested[key] = left
-
-    def keys_of(self, origin: str) -> Collection[ObjectKey]:
-        return self.told.get(origin, {}).keys()
+_AnyTable = Table[Service] | Table[EndpointSlice] | Table[Node]
 
 
 class Store:
@@ -116,13 +74,23 @@ class Store:
     """
 
     def __init__(self, expected: tuple[str, ...] = ()) -> None:
-        self._services: _Table[Service] = _Table()
-        self._slices: _Table[EndpointSlice] = _Table()
+        self._services: Table[Service] = Table()
+        self._slices: Table[EndpointSlice] = Table()
+        self._nodes: Table[Node] = Table()
         #: the slices of each Service, also of Services that are not known (W-14)
         self._slices_of: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
         self._waiting = set(expected)
         self._problems: dict[str, tuple[Problem, ...]] = {}
         self._unhealthy: dict[str, dict[Address, Verdict]] = {}
+
+    @property
+    def node(self) -> Node | None:
+        """The Node that the agent runs on, which is the only one that sources tell; None: it is not known.
+
+        A change of it makes no Service dirty: whoever plans compares.
+        """
+        key = next(iter(self._nodes.owner), None)
+        return None if key is None else self._nodes.get(key)
 
     @property
     def synced(self) -> bool:
@@ -138,6 +106,8 @@ class Store:
                     self._upsert(origin, obj, dirty)
                 case Delete(origin=origin, kind=kind, key=key):
                     self._delete(origin, kind, key, dirty)
+                case Keep(origin=origin, kind=kind, key=key):
+                    self._table(kind).see(origin, key)
                 case ListStart(origin=origin, kind=kind):
                     self._start_list(origin, kind)
                 case ListEnd(origin=origin, kind=kind):
@@ -179,37 +149,43 @@ class Store:
     def problems(self) -> tuple[Problem, ...]:
         """What the sources complain of, and objects that two origins tell of."""
         told = (problem for problems in self._problems.values() for problem in problems)
-        return (*told, *_contests(Kind.SERVICE, self._services), *_contests(Kind.ENDPOINT_SLICE, self._slices))
+        return (*told, *(contest for kind in Kind for contest in _contests(kind, self._table(kind))))
 
     def counts(self) -> StoreCounts:
         """How much there is."""
         unhealthy = sum(len(held) for held in self._unhealthy.values())
         return StoreCounts(len(self._services.owner), len(self._slices.owner), unhealthy)
 
-    def _table(self, kind: Kind) -> _Table[Service] | _Table[EndpointSlice]:
-        return self._services if kind is Kind.SERVICE else self._slices
+    def _table(self, kind: Kind) -> _AnyTable:
+        if kind is Kind.SERVICE:
+            return self._services
+        return self._slices if kind is Kind.ENDPOINT_SLICE else self._nodes
 
     def _upsert(self, origin: str, obj: KubernetesObject, dirty: set[ObjectKey]) -> None:
-        if isinstance(obj, Service):
+        if isinstance(obj, EndpointSlice):
+            old = self._slices.get(obj.key)
+            self._slices.put(origin, obj)
+            self._moved(old, self._slices.get(obj.key), dirty)
+        elif isinstance(obj, Service):
             before = self._services.get(obj.key)
             self._services.put(origin, obj)
-            if self._services.get(obj.key) != before:
+            if _differ(before, self._services.get(obj.key)):
                 dirty.add(obj.key)
-            return
-        old = self._slices.get(obj.key)
-        self._slices.put(origin, obj)
-        self._moved(old, self._slices.get(obj.key), dirty)
+        else:
+            self._nodes.put(origin, obj)
 
     def _delete(self, origin: str, kind: Kind, key: ObjectKey, dirty: set[ObjectKey]) -> None:
-        if kind is Kind.SERVICE:
+        if kind is Kind.ENDPOINT_SLICE:
+            old = self._slices.get(key)
+            self._slices.drop(origin, key)
+            self._moved(old, self._slices.get(key), dirty)
+        elif kind is Kind.SERVICE:
             before = self._services.get(key)
             self._services.drop(origin, key)
-            if self._services.get(key) != before:
+            if _differ(before, self._services.get(key)):
                 dirty.add(key)
-            return
-        old = self._slices.get(key)
-        self._slices.drop(origin, key)
-        self._moved(old, self._slices.get(key), dirty)
+        else:
+            self._nodes.drop(origin, key)
 
     def _start_list(self, origin: str, kind: Kind | None) -> None:
         for one in _kinds(kind):
@@ -259,6 +235,13 @@ class Store:
             self._unhealthy[pool] = held
 
 
+def _differ(old: Service | None, new: Service | None) -> bool:
+    """Say whether two versions of a Service differ in anything that is used: most of its status and metadata is not."""
+    if old is None or new is None:
+        return old is not new
+    return old != new and old != msgspec.structs.replace(new, resource_version=old.resource_version)
+
+
 def _kinds(kind: Kind | None) -> tuple[Kind, ...]:
     return tuple(Kind) if kind is None else (kind,)
 
@@ -268,7 +251,7 @@ def _service_of(piece: EndpointSlice) -> ObjectKey:
     return ObjectKey(piece.key.namespace, piece.service)
 
 
-def _contests(kind: Kind, table: _Table[Service] | _Table[EndpointSlice]) -> Iterator[Problem]:
+def _contests(kind: Kind, table: _AnyTable) -> Iterator[Problem]:
     for key, origins in table.contested.items():
         others = " and in ".join(origins[1:])
         message = f"is in {origins[0]} and in {others}; the one in {origins[0]} is used, remove the others"

@@ -26,7 +26,7 @@ from spliceway.inputs import (
     retry_of,
     seconds_of,
 )
-from spliceway.model import Address, Backend, Balance, PoolSpec, RetryPolicy
+from spliceway.model import Address, Backend, Balance, PoolSpec, Protocol, RetryPolicy
 from spliceway.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -172,9 +172,8 @@ class Engine:
             self._refuse_loops(spec.backends, address)
             self._apply(spec)
             try:
-                service = EngineService(
-                    self, address, spec, self._calls.add_listener(self._capture.open(address), spec.name)
-                )
+                fd = self._capture.open(address, Protocol.TCP)
+                service = EngineService(self, address, spec, self._calls.add_listener(fd, spec.name))
             except OSError as error:
                 self._forget(spec.name)
                 if isinstance(error, FrontendError):

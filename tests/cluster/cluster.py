@@ -21,6 +21,9 @@ from .api import Api, ApiError, Object
 
 #: of the agents under test; the network namespace has nobody else on it
 ADMIN = Address("127.0.0.2", 10256)
+METRICS = Address("127.0.0.2", 10249)
+#: the agent's flags for them
+ADMIN_FLAGS = ("--healthz-bind-address", str(ADMIN), "--metrics-bind-address", str(METRICS))
 #: the longest wait of an agent between two attempts to reach the API server is 30 s, and then it must list
 RECONNECT_SECONDS = 45.0
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
@@ -150,7 +153,7 @@ def http_status(path: str) -> int:
 
 def metric(name: str, labels: Iterable[str] = ()) -> float:
     """Return the sum of all samples of a metric that have these labels, given as `service="shop"`."""
-    with urllib.request.urlopen(f"http://{ADMIN}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
     assert samples, f"there is no metric {name}"

@@ -11,7 +11,7 @@ import pytest
 from support.agentprocess import AgentProcess
 
 from .api import Api
-from .cluster import ADMIN, Cluster
+from .cluster import ADMIN_FLAGS, Cluster
 from .controlplane import ControlPlane
 from .run import HOSTS
 
@@ -52,7 +52,7 @@ def cluster(plane: ControlPlane) -> Iterator[Cluster]:
 @pytest.fixture
 def agent(plane: ControlPlane, tmp_path: Path) -> Iterator[AgentProcess]:
     """A ready agent with the least privileges that it needs, and none more."""
-    arguments = ("--kubeconfig", str(plane.limited_kubeconfig), "--admin", str(ADMIN))
+    arguments = ("--kubeconfig", str(plane.limited_kubeconfig), *ADMIN_FLAGS)
     with AgentProcess(tmp_path, *arguments) as agent:
         agent.wait_ready()
         yield agent

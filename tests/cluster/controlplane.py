@@ -66,7 +66,7 @@ class ControlPlane:
 
     Attributes:
         directory: holds everything below and the logs etcd.log and kube-apiserver.log.
-        server: the URL of the API server, on 127.0.0.1; the same over restarts.
+        server: the URL of the API server; the same over restarts.
         kubeconfig: may do everything (system:masters).
         limited_kubeconfig: may do what `limited_rules` says, as an agent in a cluster.
         refused_kubeconfig: has a token that the API server answers with 401.
@@ -78,6 +78,7 @@ class ControlPlane:
         self,
         directory: Path | None = None,
         *,
+        address: str = LOOPBACK,
         service_range: str = SERVICE_RANGE,
         limited_rules: Sequence[Object] = LIMITED_RULES,
         apiserver_flags: Sequence[str] = (),
@@ -86,8 +87,9 @@ class ControlPlane:
         """Prepare; nothing runs before start().
 
         `directory` is a fresh directory which stays (for a look at the logs); None makes a temporary one which stop()
-        removes. `service_range` is where ClusterIPs come from, one range or "v4,v6". `apiserver_flags` are added last.
-        `binaries` holds the programs; None is where build.py puts them. Raises ControlPlaneError if they are missing.
+        removes. `address` is where the API server listens. `service_range` is where ClusterIPs come from, one range or
+        "v4,v6". `apiserver_flags` are added last. `binaries` holds the programs; None is where build.py puts them.
+        Raises ControlPlaneError if they are missing.
         """
         programs = binaries if binaries is not None else binaries_directory()
         missing = [name for name in ("etcd", "kube-apiserver") if not (programs / name).exists()]
@@ -102,7 +104,8 @@ class ControlPlane:
         self._limited_rules = limited_rules
         self._tokens = {name: secrets.token_hex(16) for name in (ADMIN_USER, LIMITED_USER)}
 
-        self.server = f"https://{LOOPBACK}:{self._port}"
+        self._address = address
+        self.server = f"https://{address}:{self._port}"
         self._etcd_port = client_port
         self._etcd = _Server("etcd", self._etcd_command(programs, client_port, peer_port), self.directory)
         command = [*self._apiserver_command(programs, client_port, service_range), *apiserver_flags]
@@ -173,7 +176,7 @@ class ControlPlane:
         return [
             str(programs / "kube-apiserver"),
             f"--etcd-servers=http://{LOOPBACK}:{etcd_port}",
-            f"--bind-address={LOOPBACK}",
+            f"--bind-address={self._address}",
             f"--secure-port={self._port}",
             f"--advertise-address={ADVERTISED_ADDRESS}",
             f"--cert-dir={self.directory / 'certificates'}",  # it makes its serving certificate there and keeps it
@@ -247,7 +250,7 @@ class ControlPlane:
     def _listening(self) -> bool:
         """Say whether the port is open; the certificate is written before that."""
         try:
-            with socket.create_connection((LOOPBACK, self._port), timeout=PROBE_SECONDS):
+            with socket.create_connection((self._address, self._port), timeout=PROBE_SECONDS):
                 return True
         except OSError:
             return False

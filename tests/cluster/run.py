@@ -21,20 +21,20 @@ HOSTS = tuple(f"198.18.0.{number}" for number in range(1, 21))
 INSIDE = "SPLICEWAY_CLUSTER_NAMESPACE"
 
 
-def main() -> None:
-    """Enter the namespaces, then become pytest."""
+def main(suite: str = "cluster", script: str = __file__) -> None:
+    """Enter the namespaces, then become pytest. ``suite``: folder and marker; ``script``: the program that calls."""
     if INSIDE not in os.environ:
-        _enter()
+        _enter(script)
     _prepare()
     os.chdir(Path(__file__).parents[2])
     arguments = sys.argv[1:]
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
-        arguments.append("tests/cluster")
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", "-m", "cluster", *arguments])
+        arguments.append(f"tests/{suite}")
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", "-m", suite, *arguments])
 
 
-def _enter() -> None:
-    """Start this program again inside; does not return."""
+def _enter(script: str) -> None:
+    """Start the program again inside; does not return."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     unshare = ["unshare", *user, "--net", "--mount"]
     try:
@@ -44,7 +44,7 @@ def _enter() -> None:
     if probe.returncode != 0:
         reason = probe.stderr.strip() or f"unshare ended with code {probe.returncode}"
         sys.exit(f"The cluster tests cannot make namespaces here ({reason}): run them as root.")
-    command = [*unshare, sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
+    command = [*unshare, sys.executable, str(Path(script).resolve()), *sys.argv[1:]]
     os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
 
 

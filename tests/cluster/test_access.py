@@ -18,7 +18,7 @@ from support.agentprocess import AgentProcess, cli
 from support.rig import wait_until
 
 from .api import Api, ApiError
-from .cluster import ADMIN, Cluster, endpoint, http_status, problems_of, wait_for, wait_served
+from .cluster import ADMIN_FLAGS, Cluster, endpoint, http_status, problems_of, wait_for, wait_served
 from .controlplane import LIMITED_RULES, LIMITED_USER, ControlPlane
 from .traffic import Backend, ask
 
@@ -90,7 +90,7 @@ def test_two_rights_on_two_kinds_are_enough(
 
 def test_unknown_token_is_said_once_and_tried_again(plane: ControlPlane, tmp_path: Path) -> None:
     """An operator with an expired token would search for long, or restart all agents after renewing it."""
-    arguments = ("--kubeconfig", str(plane.refused_kubeconfig), "--admin", str(ADMIN))
+    arguments = ("--kubeconfig", str(plane.refused_kubeconfig), *ADMIN_FLAGS)
     with AgentProcess(tmp_path, *arguments) as agent:
         state = agent.wait(lambda state: errors(state) >= 3)
         (problem,) = {problem.message for problem in state.problems}  # both kinds of objects say the same
@@ -112,7 +112,7 @@ def test_missing_right_is_named_and_its_grant_is_noticed(
     with Backend("a", hosts[1]):
         address = Address(cluster.service("shop"), 80)
         cluster.slice("shop", endpoint(hosts[1]))
-        arguments = ("--kubeconfig", str(plane.limited_kubeconfig), "--admin", str(ADMIN))
+        arguments = ("--kubeconfig", str(plane.limited_kubeconfig), *ADMIN_FLAGS)
         with limited_to(plane, cluster.api, WATCHED[:1]), AgentProcess(tmp_path, *arguments) as agent:
             state = agent.wait(lambda state: bool(problems_of(state, "refuses")))
             (problem,) = problems_of(state, "refuses")
@@ -139,7 +139,14 @@ def test_wrong_kubeconfig_ends_the_agent_with_one_sentence(plane: ControlPlane, 
         (("--kubeconfig", str(not_yaml)), "is not YAML"),
         ((), "not in a Kubernetes cluster"),
     ):
-        where = ("--state-socket", str(tmp_path / "agent.sock"), "--admin", "off")
+        where = (
+            "--state-socket",
+            str(tmp_path / "agent.sock"),
+            "--healthz-bind-address",
+            "off",
+            "--metrics-bind-address",
+            "off",
+        )
         done = cli("run", *arguments, *where, KUBERNETES_SERVICE_HOST="")
         assert done.returncode == 1, done
         assert says.lower() in done.stderr.lower()
@@ -185,7 +192,7 @@ def test_agent_in_a_pod_uses_its_account(
     with Backend("a", hosts[1]), Backend("b", hosts[2]):
         address = Address(cluster.service("shop"), 80)
         name = cluster.slice("shop", endpoint(hosts[1]))
-        with AgentProcess(tmp_path, "--admin", str(ADMIN)) as agent:
+        with AgentProcess(tmp_path, *ADMIN_FLAGS) as agent:
             wait_served(agent, address, hosts[1])
             assert ask(address) == "a"
             assert http_status("/readyz") == 200

@@ -14,7 +14,7 @@ from support.agentprocess import AgentProcess
 from support.rig import wait_until
 
 from .apilink import ApiLink
-from .cluster import ADMIN, Cluster, endpoint, http_status, metric, problems_of, row_of, wait_for, wait_served
+from .cluster import ADMIN_FLAGS, Cluster, endpoint, http_status, metric, problems_of, row_of, wait_for, wait_served
 from .controlplane import ControlPlane
 from .traffic import Backend, Stream, ask, ask_many, refused, wait_refused
 
@@ -107,7 +107,7 @@ def test_changes_while_the_watch_was_cut_are_seen(
         gone = Address(cluster.service("gone"), 80)
         name = cluster.slice("shop", endpoint(hosts[1]))
         cluster.slice("gone", endpoint(hosts[1]))
-        with AgentProcess(tmp_path, "--kubeconfig", str(link.own_kubeconfig), "--admin", str(ADMIN)) as agent:
+        with AgentProcess(tmp_path, "--kubeconfig", str(link.own_kubeconfig), *ADMIN_FLAGS) as agent:
             for address in (shop, gone):
                 wait_served(agent, address, hosts[1])
             with Stream(shop) as stream:
@@ -141,7 +141,7 @@ def test_agent_that_starts_before_the_api_server(
         address = Address(cluster.service("shop"), 80)
         cluster.slice("shop", endpoint(hosts[1]))
         link.cut()
-        with AgentProcess(tmp_path, "--kubeconfig", str(link.own_kubeconfig), "--admin", str(ADMIN)) as agent:
+        with AgentProcess(tmp_path, "--kubeconfig", str(link.own_kubeconfig), *ADMIN_FLAGS) as agent:
             agent.wait(lambda state: bool(problems_of(state, "connection refused")))
             assert http_status("/readyz") == 503
             assert refused(address)

@@ -15,7 +15,7 @@ import pytest
 from spliceway._engine import Engine
 from spliceway.errors import EngineClosedError, EngineError
 from support.child import run_child
-from support.rig import PATIENCE, Backend, Rig, echo, listening, named, policy, rig, wait_until
+from support.rig import PATIENCE, Backend, Rig, echo, listening, named, record, rig, wait_until
 
 
 def test_nothing_runs_before_start_and_after_close() -> None:
@@ -65,7 +65,7 @@ def test_a_listener_can_change_its_pool_and_wait_for_it() -> None:
         r.engine.retarget_listener(r.listener, "q")
         with pytest.raises(ConnectionResetError), r.connect() as client:
             client.recv(1)
-        r.engine.apply([("q", "maglev", policy(), None, ((*b.address, 1, True),))], [], 2)
+        r.engine.apply([record("q", [b.address])], [], 2)
         with r.connect() as client:
             client.sendall(b"who?")
             assert client.recv(1) == b"b"
@@ -89,10 +89,6 @@ def test_renaming_a_service_under_load_is_not_noticed() -> None:
                 seen[repr(error)] += 1
 
     with Backend(named(b"g")) as good, Backend(named(b"w")) as wrong, rig([]) as r:
-
-        def pool(name: str, backend: Backend) -> tuple[object, ...]:
-            return (name, "round-robin", policy(), None, ((*backend.address, 1, True),))
-
         r.apply([good.address])
         threads = [threading.Thread(target=client) for _ in range(6)]
         for thread in threads:
@@ -100,10 +96,10 @@ def test_renaming_a_service_under_load_is_not_noticed() -> None:
         last = "p"
         for turn in range(600):
             name, foreign = f"p{turn}", f"foreign{turn}"
-            r.engine.apply([pool(name, good)], [], turn)  # type: ignore[list-item]
+            r.engine.apply([record(name, [good.address])], [], turn)
             r.engine.retarget_listener(r.listener, name)
             r.engine.apply([], [last], turn)
-            r.engine.apply([pool(foreign, wrong)], [f"foreign{turn - 1}"], turn)  # type: ignore[list-item]
+            r.engine.apply([record(foreign, [wrong.address])], [f"foreign{turn - 1}"], turn)
             last = name
         stop.set()
         for thread in threads:
@@ -219,7 +215,7 @@ def test_many_threads_may_use_one_engine() -> None:
         def churn(number: int) -> None:
             for turn in range(50):
                 name = f"pool-{number}"
-                r.engine.apply([(name, "maglev", policy(), None, ((*backend.address, 1, True),))], [], turn)
+                r.engine.apply([record(name, [backend.address])], [], turn)
                 listener = r.engine.add_listener(listening().detach(), name)
                 r.engine.counters()
                 r.engine.take_events()

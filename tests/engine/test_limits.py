@@ -14,7 +14,7 @@ import pytest
 
 from spliceway._engine import Engine
 from support.child import run_child
-from support.rig import PATIENCE, Backend, echo, read_all, read_exactly, reset, rig, wait_until
+from support.rig import PATIENCE, Backend, echo, listening, read_all, read_exactly, reset, rig, wait_until
 
 # An echo server that holds thousands of connections in one thread; it prints its port and ends with its standard input.
 ECHO_SERVER = """
@@ -172,29 +172,41 @@ def test_the_event_ring_is_bounded() -> None:
 
 def test_bad_sizes_and_pools_are_named() -> None:
     """A typing error in a host's code must be told in words, and must change nothing."""
-    for field in ("workers", "max_flows", "max_pipes", "event_capacity"):
+    sizes = ("workers", "max_flows", "max_pipes", "event_capacity", "max_sessions", "max_affinities")
+    for field in (*sizes, "udp_timeout", "udp_stream_timeout", "mark"):
         with pytest.raises(ValueError, match=field):
             Engine(**{field: -1})
-    with pytest.raises(ValueError, match="max_flows must be 1 to"):
-        Engine(max_flows=0)
+    for field in ("max_flows", "max_affinities", "udp_timeout"):
+        with pytest.raises(ValueError, match=f"{field} must be "):
+            Engine(**{field: 0})
     with Backend(echo) as backend, rig([backend.address]) as r:
         good = (4, 0.25, 0.9, 1.0, 100, False)
         bad = [
-            (("p", "fastest", good, None, ()), "fastest"),
-            (("p", "maglev", (0, 0.25, 0.9, 1.0, 100, False), None, ()), "tries"),
-            (("p", "maglev", (4, -1.0, 0.9, 1.0, 100, False), None, ()), "connect_timeout"),
-            (("p", "maglev", (4, 0.25, float("nan"), 1.0, 100, False), None, ()), "deadline"),
-            (("p", "maglev", good, -1.0, ()), "drain"),
-            (("p", "maglev", good, None, (("10.0.0.256", 1, 1, True),)), "10.0.0.256"),
-            (("p", "maglev", good, None, (("10.0.0.1", 0, 1, True),)), "port"),
-            (("p", "maglev", good, None, (("10.0.0.1", 65_536, 1, True),)), "port"),
-            (("p", "maglev", good, None, (("10.0.0.1", 1, -1, True),)), "weight"),
-            (("p", "maglev", good, None, (("0.0.0.0", 1, 1, True),)), "0.0.0.0"),
+            (("p", "fastest", good, None, None, ()), "fastest"),
+            (("p", "maglev", (0, 0.25, 0.9, 1.0, 100, False), None, None, ()), "tries"),
+            (("p", "maglev", (4, -1.0, 0.9, 1.0, 100, False), None, None, ()), "connect_timeout"),
+            (("p", "maglev", (4, 0.25, float("nan"), 1.0, 100, False), None, None, ()), "deadline"),
+            (("p", "maglev", good, -1.0, None, ()), "drain"),
+            (("p", "maglev", good, None, ("", 5.0), ()), "group"),
+            (("p", "maglev", good, None, ("g", 0.0), ()), "timeout"),
+            (("p", "maglev", good, None, ("g", -1.0), ()), "timeout"),
+            (("p", "maglev", good, None, None, (("10.0.0.256", 1, 1, True),)), "10.0.0.256"),
+            (("p", "maglev", good, None, None, (("10.0.0.1", 0, 1, True),)), "port"),
+            (("p", "maglev", good, None, None, (("10.0.0.1", 65_536, 1, True),)), "port"),
+            (("p", "maglev", good, None, None, (("10.0.0.1", 1, -1, True),)), "weight"),
+            (("p", "maglev", good, None, None, (("0.0.0.0", 1, 1, True),)), "0.0.0.0"),
         ]
         for upsert, words in bad:
             with pytest.raises(ValueError, match="pool p") as caught:
                 r.engine.apply([upsert], ["p"], 99)
             assert words in str(caught.value)
+        for key in (("sctp", "10.0.0.1", 80), ("tcp", "shop", 80), ("tcp", "10.0.0.1", 0)):
+            with pytest.raises(ValueError, match=f"route {key[0]} {key[1]} port {key[2]}"):
+                r.engine.apply([], ["p"], 99, [(*key, (("p", False), None, None))])
+            with pytest.raises(ValueError, match=f"route {key[0]} {key[1]} port {key[2]}"):
+                r.engine.apply([], ["p"], 99, [], [key])
+        with pytest.raises(ValueError, match="client class must be pod, node or ext"):
+            r.engine.add_transparent_listener(listening().detach(), "world")
         assert r.engine.generation == 1
         with r.connect() as client:
             client.sendall(b"x")

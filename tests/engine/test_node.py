@@ -15,10 +15,11 @@ import msgspec
 import pytest
 import trio
 
-from spliceway import node
+from spliceway import filelimit, problemlog
 from spliceway.errors import SourceError
+from spliceway.filelimit import fit_to_files
 from spliceway.model import Address, Problem
-from spliceway.node import fit_to_files, run_agent
+from spliceway.node import run_agent
 from spliceway.pipeline import Pipeline
 from spliceway.settings import AdminSettings, EngineSettings, Settings, SourceSettings
 
@@ -44,7 +45,7 @@ def manifest(vip: Address, pod: Address) -> str:
 
 def settings(path: Path, shutdown: float = 60.0) -> Settings:
     return Settings(
-        source=SourceSettings(manifests=(path,)), admin=AdminSettings(address=None, socket=None), shutdown=shutdown
+        source=SourceSettings(manifests=(path,)), admin=AdminSettings(healthz=None, metrics=None), shutdown=shutdown
     )
 
 
@@ -107,7 +108,7 @@ async def test_problems_are_logged_when_they_come_and_go(
 ) -> None:
     """Somebody who reads only the log must learn that a port is taken, and when it is not any more."""
     caplog.set_level(logging.INFO, "spliceway")
-    monkeypatch.setattr(node, "LOG_INTERVAL", 0.001)
+    monkeypatch.setattr(problemlog, "LOG_INTERVAL", 0.001)
     path = tmp_path / "shop.json"
     path.write_text(manifest(vip, Address("127.0.0.1", 1)))
     with trio.fail_after(20):
@@ -123,8 +124,8 @@ async def test_problems_are_logged_when_they_come_and_go(
 
 
 def test_thousands_of_problems_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    node._log_problems([Problem("Service default/shop", f"problem {number}") for number in range(1000)], "")
-    assert len(caplog.records) == node.LOG_LINES + 1
+    problemlog.log_problems([Problem("Service default/shop", f"problem {number}") for number in range(1000)], "")
+    assert len(caplog.records) == problemlog.LOG_LINES + 1
     assert "and 980 more problems" in caplog.records[-1].message
 
 
@@ -138,7 +139,7 @@ def test_the_file_limit_is_raised() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-        assert node.raise_file_limit() == hard
+        assert filelimit.raise_file_limit() == hard
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -151,7 +152,7 @@ def test_flows_leave_files_for_everything_else(files: int, caplog: pytest.LogCap
     fitted = fit_to_files(EngineSettings(max_flows=10_000_000), files)
     left = files - 2 * fitted.max_flows - 2 * fitted.max_pipes
     assert fitted.max_flows >= files // 4
-    assert left >= min(files * 3 // 8, node.RESERVED_FILES * 3 // 4)
+    assert left >= min(files * 3 // 8, filelimit.RESERVED_FILES * 3 // 4)
     assert [record.message for record in caplog.records] == [
         f"the limit of {files} open files allows {fitted.max_flows} connections at once, not 10000000"
     ]

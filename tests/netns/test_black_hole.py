@@ -43,7 +43,7 @@ with Backend(named(b"a")) as good, rig([], workers=1) as r:
     r.apply([("198.18.0.9", 80)], retry=policy(tries=1, connect_timeout=10.0, deadline=10.0))
     stuck = [r.connect() for _ in range(50)]
     wait_until(lambda: r.counters().tries == 50, "fifty dials under way")
-    r.engine.apply([("q", "maglev", policy(), None, ((*good.address, 1, True),))], [], 9)
+    r.engine.apply([record("q", [good.address])], [], 9)
     listener = listening()
     address = listener.getsockname()
     r.engine.add_listener(listener.detach(), "q")

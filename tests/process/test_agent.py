@@ -171,16 +171,21 @@ def test_dead_backend_is_set_aside_and_clients_do_not_notice(tmp_path: Path) -> 
 def test_admin_over_tcp(tmp_path: Path) -> None:
     """The kubelet's probes and Prometheus would find nobody."""
     with EchoBackend() as backend:
-        admin, vip = free_vip(), free_vip()
+        health, metrics, vip = free_vip(), free_vip(), free_vip()
         path = write(tmp_path / "shop.yaml", manifest(vip, backend.address))
-        with AgentProcess(tmp_path, "--manifests", str(path), "--admin", str(admin)) as agent:
+        admin = ("--healthz-bind-address", str(health), "--metrics-bind-address", str(metrics))
+        with AgentProcess(tmp_path, "--manifests", str(path), *admin) as agent:
             agent.wait_ready()
             assert round_trip(vip) == b"ping"
-            assert get(admin, "/readyz")[0] == 200
-            assert get(admin, "/healthz")[0] == 200
-            assert get(admin, "/state")[0] == 404
-            status, body = get(admin, "/metrics")
+            assert get(health, "/readyz")[0] == 200
+            assert get(health, "/livez")[0] == 200
+            status, body = get(health, "/healthz")
+            assert (status, "lastUpdated" in body) == (200, True)
+            assert get(health, "/state")[0] == 404
+            assert get(metrics, "/proxyMode") == (200, "spliceway")
+            status, body = get(metrics, "/metrics")
             assert status == 200
+            assert 'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1.0' in body
             flows = 'spliceway_flows_total{namespace="default",port="http",service="shop"} 1.0'
             assert flows in body
             assert "process_resident_memory_bytes" in body
@@ -236,7 +241,9 @@ def test_second_agent_on_the_same_socket_says_so(tmp_path: Path) -> None:
                 "run",
                 "--manifests",
                 str(path),
-                "--admin",
+                "--healthz-bind-address",
+                "off",
+                "--metrics-bind-address",
                 "off",
                 "--state-socket",
                 str(agent.socket),

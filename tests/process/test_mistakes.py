@@ -29,7 +29,22 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["run", "--listen", "localhost:80=default/shop"], 2, "'localhost' is not an IP address"),
     (["run", "--listen", "127.0.0.1:80=default/Shop_1"], 2, "not the name of a Service"),
     (["run", "--listen", "127.0.0.1:80=a/b", "--listen", "127.0.0.1:80=a/c"], 2, "127.0.0.1:80 twice"),
-    (["run", "--admin", "10256"], 2, "--admin"),
+    (["run", "--healthz-bind-address", "10256"], 2, "--healthz-bind-address"),
+    (["run", "--metrics-bind-address", "localhost:1"], 2, "--metrics-bind-address"),
+    (["run", "--capture", "iptables"], 2, "--capture"),
+    (["run", "--capture", "tproxy", "--listen", "127.0.0.1:80=a/b"], 2, "--capture bind"),
+    (["run", "--cluster-cidr", "10.244.0.0/33"], 2, "'10.244.0.0/33' is not a CIDR"),
+    (["run", "--cluster-cidr", "10.0.0.0/16,10.1.0.0/16"], 2, "one of each family"),
+    (["run", "--cluster-cidr", "10.0.0.0/16,,"], 2, "empty entry"),
+    (["run", "--nodeport-addresses", "primary,primary"], 2, "says 'primary' twice"),
+    (["run", "--nodeport-addresses", "eth0"], 2, "one of primary, localhost, all"),
+    (["run", "--detect-local-mode", "BridgeInterface"], 2, "needs --pod-bridge-interface"),
+    (["run", "--pod-interface-name-prefix", "veth"], 2, "is for --detect-local-mode InterfaceNamePrefix"),
+    (["run", "--detect-local-mode", "NodeCIDR", "--manifests", "."], 2, "--hostname-override"),
+    (["run", "--hostname-override", " "], 2, "--hostname-override"),
+    (["run", "--mark-bit", "31"], 2, "--mark-bit"),
+    (["run", "--conntrack-min", "-1"], 2, "--conntrack-min"),
+    (["run", "--master", "https://x", "--manifests", "."], 2, "exclude each other"),
     (["run", "--balance", "best"], 2, "--balance"),
     (["run", "--connect-timeout", "soon"], 2, "--connect-timeout"),
     (["run", "--retry-deadline", "nan"], 2, "--retry-deadline"),
@@ -170,7 +185,7 @@ class Finder:
             print("importing", flush=True)
             time.sleep({PATIENCE})
 sys.meta_path.insert(0, Finder())
-sys.argv[1:] = ["run", "--manifests", {str(path)!r}, "--admin", "off"]
+sys.argv[1:] = ["run", "--manifests", {str(path)!r}, "--healthz-bind-address", "off"]
 runpy.run_module("spliceway", run_name="__main__")
 """
         command = [sys.executable, "-c", code]

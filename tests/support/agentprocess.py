@@ -105,8 +105,9 @@ class AgentProcess:
         self.socket = folder / f"{name}.sock"
         self.log_path = folder / f"{name}.log"
         command = [sys.executable, "-m", "spliceway", "run", "--state-socket", str(self.socket)]
-        if "--admin" not in arguments:
-            command += ["--admin", "off"]
+        for flag in ("--healthz-bind-address", "--metrics-bind-address"):
+            if flag not in arguments:
+                command += [flag, "off"]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 

@@ -1,4 +1,4 @@
-"""A Kubernetes API server for two kinds, on loopback, over real HTTP, that misbehaves on request.
+"""A Kubernetes API server for three kinds, on loopback, over real HTTP, that misbehaves on request.
 
 It serves lists in pages and watches as chunked streams with bookmarks, keeps a history and can forget it. `faults`
 holds what goes wrong with the next requests, one fault a request: ``api.faults["watch"].append("cut")``.
@@ -26,6 +26,7 @@ _CERTIFICATE = Path(__file__).with_suffix(".pem")
 
 SERVICES = "/api/v1/services"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+NODES = "/api/v1/nodes"
 #: what may happen to a request for a list; `500` and the like are HTTP status codes
 LIST_FAULTS = ("500", "503", "429", "410", "401", "cut", "reset", "garbage", "stall")
 #: and to one for a watch; the ones in the second row happen at the next event
@@ -78,9 +79,11 @@ class FakeApi:
         self.stall = 0.5
         #: when not empty, other tokens are refused with 401
         self.token = ""
+        #: paths of which every request is refused with 403
+        self.forbidden: set[str] = set()
         self._version = 100
         self._forgotten = 0
-        self._objects: dict[str, dict[tuple[str, str], Object]] = {SERVICES: {}, SLICES: {}}
+        self._objects: dict[str, dict[tuple[str, str], Object]] = {SERVICES: {}, SLICES: {}, NODES: {}}
         self._history: list[Change] = []
         self._pages: dict[str, list[Object]] = {}
         self._changed = threading.Condition()
@@ -142,10 +145,11 @@ class FakeApi:
         return path
 
     def put(self, path: str, name: str, body: Object, namespace: str = "default", **metadata: Any) -> str:
-        """Create or replace an object and return its resource version."""
+        """Create or replace an object and return its resource version. A Node's ``namespace`` is ""."""
         with self._changed:
             self._version += 1
-            meta = {"name": name, "namespace": namespace, "resourceVersion": str(self._version), **metadata}
+            place = {"namespace": namespace} if namespace else {}
+            meta = {"name": name, **place, "resourceVersion": str(self._version), **metadata}
             made = {**body, "metadata": meta}
             known = (namespace, name) in self._objects[path]
             self._objects[path][namespace, name] = made
@@ -176,11 +180,13 @@ class FakeApi:
         with self._changed:
             return {name: made["metadata"]["resourceVersion"] for (_, name), made in self._objects[path].items()}
 
-    def wait_for(self, verb: str, times: int, seconds: float = 10.0) -> None:
-        """Block until so many requests came in for each kind; `TimeoutError` after ``seconds``."""
+    def wait_for(
+        self, verb: str, times: int, seconds: float = 10.0, paths: tuple[str, ...] = (SERVICES, SLICES)
+    ) -> None:
+        """Block until so many requests came in for each of ``paths``; `TimeoutError` after ``seconds``."""
 
         def came() -> bool:
-            return min(self.count(verb, SERVICES), self.count(verb, SLICES)) >= times
+            return min(self.count(verb, path) for path in paths) >= times
 
         with self._changed:
             if not self._changed.wait_for(came, seconds):
@@ -238,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         with api._changed:
             api.requests.append(Request(verb, url.path, query, token))
             api._changed.notify_all()
-        fault = "401" if api.token and token != api.token else ""
+        fault = "401" if api.token and token != api.token else "403" if url.path in api.forbidden else ""
         if not fault:
             with suppress(IndexError):
                 fault = api.faults[verb].popleft()
@@ -274,7 +280,8 @@ class _Handler(BaseHTTPRequestHandler):
         with api._changed:
             version, _, offset = query.get("continue", f"{api._version}:0").partition(":")
             start = int(offset)
-            snapshot = api._pages.get(version + path) if start else list(api._objects[path].values())
+            everything = [made for made in api._objects[path].values() if _selected(made, query)]
+            snapshot = api._pages.get(version + path) if start else everything
             if snapshot is not None:
                 api._pages[version + path] = snapshot
         if snapshot is None:
@@ -314,7 +321,11 @@ class _Handler(BaseHTTPRequestHandler):
         deadline = monotonic() + float(query["timeoutSeconds"])
         while monotonic() < deadline:
             with api._changed:
-                news = [change for change in api._history if change.version > version and change.path == path]
+                news = [
+                    change
+                    for change in api._history
+                    if change.version > version and change.path == path and _selected(change.object, query)
+                ]
                 if version < api._forgotten:
                     break
                 if not news:
@@ -383,6 +394,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.api._changed.wait(deadline - monotonic())
 
 
+def _selected(made: Object, query: dict[str, str]) -> bool:
+    """Say whether a field selector on the name, which is the only one that counts here, lets an object pass."""
+    name = query.get("fieldSelector", "").partition("metadata.name=")[2]
+    return not name or made["metadata"]["name"] == name
+
+
 def _line(kind: str, body: Object) -> bytes:
     return json.dumps({"type": kind, "object": body}).encode() + b"\n"
 
@@ -402,3 +419,9 @@ def endpoint_slice(*addresses: str) -> Object:
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": [{"addresses": [address]} for address in addresses],
     }
+
+
+def node(*internal_ips: str, **spec: Any) -> Object:
+    """The body of a Node."""
+    addresses = [{"type": "InternalIP", "address": ip} for ip in internal_ips]
+    return {"apiVersion": "v1", "kind": "Node", "spec": spec, "status": {"addresses": addresses}}

@@ -6,15 +6,16 @@ import ipaddress
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from spliceway.errors import EngineClosedError, EngineError
 
 if TYPE_CHECKING:
     from spliceway._engine import EngineCounters, Event, Explanation, PoolCounters
-    from spliceway.engine import PoolRecord
+    from spliceway.engine import PoolRecord, RouteRecord, Target, UnrouteRecord
 
-BALANCES = ("maglev", "random", "round-robin", "least-conn", "p2c")
+BALANCES = ("maglev", "random", "round-robin", "least-conn", "p2c", "source-hash", "sed", "nq")
 
 
 class FakeEvent(NamedTuple):
@@ -63,6 +64,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.pools: dict[str, PoolRecord] = {}
         self.listeners: dict[int, tuple[int, str]] = {}
+        self.routes: dict[UnrouteRecord, tuple[Target | None, ...]] = {}
+        self.transparent: list[tuple[int, str]] = []
         self.calls: list[tuple[Any, ...]] = []
         self.refuse_pool = ""
         self._generation = 0
@@ -76,10 +79,23 @@ class FakeEngine:
             raise EngineError("the engine was started already")
         self._started = True
 
-    def apply(self, upserts: list[PoolRecord], removes: list[str], generation: int) -> None:
+    def apply(
+        self,
+        upserts: list[PoolRecord],
+        removes: list[str],
+        generation: int,
+        routes: Sequence[RouteRecord] = (),
+        unroutes: Sequence[UnrouteRecord] = (),
+    ) -> None:
         self._require_open()
         for record in upserts:
             self._check(record)
+        for protocol, host, port, targets in routes:
+            self.routes[protocol, host, port] = targets
+            self.calls.append(("route", protocol, host, port))
+        for unroute in unroutes:
+            if self.routes.pop(unroute, None):
+                self.calls.append(("unroute", *unroute))
         self.calls.append(("apply", tuple(record[0] for record in upserts), tuple(removes), generation))
         for record in upserts:
             self.pools[record[0]] = record
@@ -88,7 +104,7 @@ class FakeEngine:
         self._generation = generation
 
     def _check(self, record: PoolRecord) -> None:
-        name, balance, _, _, backends = record
+        name, balance, _, _, _, backends = record
         if name == self.refuse_pool:
             raise ValueError(f"pool {name}: refused by the test")
         if balance not in BALANCES:
@@ -112,6 +128,12 @@ class FakeEngine:
         self.calls.append(("add", pool))
         return self._numbers
 
+    def add_transparent_listener(self, fd: int, client_class: str) -> int:
+        self._numbers += 1
+        self.listeners[self._numbers] = (fd, "")
+        self.transparent.append((fd, client_class))
+        return self._numbers
+
     def retarget_listener(self, listener: int, pool: str) -> None:
         fd, _ = self.listeners[listener]
         self.listeners[listener] = (fd, pool)
@@ -131,7 +153,7 @@ class FakeEngine:
         self.emit("drained", pool or "", reason="no flow is left")
 
     def explain(self, pool: str, host: str, port: int) -> Explanation:
-        name, balance, _, _, backends = self.pools[pool]
+        name, balance, _, _, _, backends = self.pools[pool]
         candidates = tuple(FakeCandidate(*each, 0, 0, rank, "") for rank, each in enumerate(backends, 1))
         return cast("Explanation", FakeExplanation(name, balance, self._generation, candidates))
 
@@ -180,7 +202,7 @@ class FakeEngine:
 
     def backends(self, pool: str) -> list[tuple[str, int]]:
         """The backends of a pool that are healthy."""
-        return [(host, port) for host, port, _, healthy in self.pools[pool][4] if healthy]
+        return [(host, port) for host, port, _, healthy in self.pools[pool][5] if healthy]
 
     def _require_open(self) -> None:
         if self._closed:

@@ -6,25 +6,32 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import trio
+
 from spliceway.model import (
     Address,
     Backend,
     EndpointStates,
     Frontend,
+    FrontendKey,
     FrontendState,
+    Node,
     ObjectKey,
     PoolSpec,
     Problem,
+    Protocol,
     ServicePlan,
     SourceStatistics,
     Target,
     Verdict,
 )
+from spliceway.observe.syncs import SyncTimes
 
 BOUNDS = (0.001, 0.01, 0.1)
 SHOP = ObjectKey("default", "shop")
 POOL = "default/shop:http"
 VIP = Address("127.64.0.10", 8080)
+KEY = FrontendKey(VIP, Protocol.TCP)
 
 
 def backend_counters(host: str, **fields: Any) -> Any:
@@ -46,7 +53,8 @@ def pool_counters(name: str = POOL, **fields: Any) -> Any:
 def engine_counters(**fields: Any) -> Any:
     numbers = (
         "generation listeners flows flow_limit_hits fd_limit_hits pipe_limit_hits events_dropped worker_panics "
-        "accept_errors"
+        "accept_errors sessions session_limit_hits sessions_moved datagrams_dropped affinities affinity_limit_hits "
+        "unrouted"
     )
     values: dict[str, Any] = dict.fromkeys(numbers.split(), 0)
     values |= {"workers": 2, "paused": False, "pools": ()}
@@ -69,14 +77,17 @@ class FakeObserved:
                 ((POOL, EndpointStates(2, 0, 1)),),
             )
         }
-        self.frontend_map: dict[Address, FrontendState] = {VIP: FrontendState(Frontend(VIP, POOL), "serving")}
+        self.frontend_map: dict[FrontendKey, FrontendState] = {KEY: FrontendState(Frontend(VIP, POOL), "serving")}
         self.problem_list: tuple[Problem, ...] = ()
         self.source_list: tuple[SourceStatistics, ...] = (SourceStatistics("services", True, 0.5),)
         self.verdicts: tuple[Verdict, ...] = (
             Verdict(Target(POOL, Address("127.0.0.12", 9001)), False, "connection refused"),
         )
         self.engine: Any = engine_counters(generation=7, listeners=1)
-        self.explained: list[tuple[Address, Address]] = []
+        self.explained: list[tuple[FrontendKey, Address]] = []
+        self.syncs = SyncTimes()
+        self.present_node: Node | None = None
+        self.changed = trio.Event()
 
     def ready(self) -> bool:
         return self.is_ready
@@ -90,7 +101,21 @@ class FakeObserved:
     def plans(self) -> Mapping[ObjectKey, ServicePlan]:
         return self.plan_map
 
-    def frontends(self) -> Mapping[Address, FrontendState]:
+    def plan(self, key: ObjectKey) -> ServicePlan | None:
+        return self.plan_map.get(key)
+
+    def node(self) -> Node | None:
+        return self.present_node
+
+    def change(self) -> None:
+        """Wake whoever waits for a change."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def wait_change(self) -> None:
+        await self.changed.wait()
+
+    def frontends(self) -> Mapping[FrontendKey, FrontendState]:
         return self.frontend_map
 
     def problems(self) -> tuple[Problem, ...]:
@@ -108,10 +133,14 @@ class FakeObserved:
     def connect_bounds(self) -> tuple[float, ...]:
         return BOUNDS
 
-    def explain(self, frontend: Address, client: Address) -> Any:
-        self.explained.append((frontend, client))
-        if frontend not in self.frontend_map:
-            raise KeyError(frontend)
+    def find_frontend(self, key: FrontendKey) -> FrontendState | None:
+        wildcard = FrontendKey(Address("0.0.0.0", key.address.port), key.protocol)
+        return self.frontend_map.get(key) or self.frontend_map.get(wildcard)
+
+    def explain(self, key: FrontendKey, client: Address) -> Any:
+        self.explained.append((key, client))
+        if self.find_frontend(key) is None:
+            raise KeyError(key)
         first = SimpleNamespace(
             host="127.0.0.11",
             port=9001,

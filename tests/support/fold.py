@@ -11,6 +11,7 @@ from spliceway.model import (
     Delete,
     Fact,
     Gone,
+    Keep,
     Kind,
     KubernetesObject,
     ListEnd,
@@ -18,9 +19,9 @@ from spliceway.model import (
     ObjectKey,
     Problem,
     Problems,
-    Service,
     Synced,
     Upsert,
+    kind_of,
 )
 from spliceway.source import Source
 
@@ -53,6 +54,8 @@ class Fold:
                 self._upsert(fact.origin, fact.object)
             case Delete(origin, kind, key):
                 self.objects.pop((origin, kind, key), None)
+            case Keep(origin, kind, key):
+                self._see((origin, kind, key))
             case ListStart(origin, kind):
                 self._listing[origin, kind] = set()
             case ListEnd(origin, kind):
@@ -68,12 +71,14 @@ class Fold:
                 self.problems[origin] = problems
 
     def _upsert(self, origin: str, made: KubernetesObject) -> None:
-        kind = Kind.SERVICE if isinstance(made, Service) else Kind.ENDPOINT_SLICE
-        name = (origin, kind, made.key)
+        name = (origin, kind_of(made), made.key)
         self.objects[name] = made
         self.upserts += 1
-        for (listed_origin, listed), seen in self._listing.items():
-            if listed_origin == origin and listed in (None, kind):
+        self._see(name)
+
+    def _see(self, name: Name) -> None:
+        for (origin, listed), seen in self._listing.items():
+            if origin == name[0] and listed in (None, name[1]):
                 seen.add(name)
 
     def _end_list(self, origin: str, kind: Kind | None) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from spliceway.model import (
     EndpointSlice,
+    KubernetesObject,
+    Node,
     ObjectKey,
     Protocol,
     Service,
@@ -47,7 +49,12 @@ def unready(address: str) -> SliceEndpoint:
     return SliceEndpoint(address, ready=False)
 
 
-def upserts(objects: Iterable[Service | EndpointSlice], origin: str = "api") -> tuple[Upsert, ...]:
+def node(name: str, *addresses: str, **more: Any) -> Node:
+    """Node ``name`` with these node IPs."""
+    return Node(ObjectKey("", name), addresses=addresses, **more)
+
+
+def upserts(objects: Iterable[KubernetesObject], origin: str = "api") -> tuple[Upsert, ...]:
     return tuple(Upsert(origin, each) for each in objects)
 
 

@@ -16,6 +16,9 @@ from spliceway._engine import Engine, PoolCounters
 PATIENCE = 20.0
 Address = tuple[str, int]
 Policy = tuple[int, float, float, float, int, bool]
+#: group and timeout in seconds
+Affinity = tuple[str, float]
+Record = tuple[str, str, Policy, float | None, Affinity | None, tuple[tuple[str, int, int, bool], ...]]
 
 
 def policy(
@@ -28,6 +31,20 @@ def policy(
 ) -> Policy:
     """A retry policy in the engine's order, with the product's defaults."""
     return (tries, connect_timeout, deadline, budget_ratio, budget_reserve, replay)
+
+
+def record(
+    name: str,
+    backends: list[Address],
+    *,
+    balance: str = "round-robin",
+    retry: Policy | None = None,
+    drain: float | None = None,
+    affinity: Affinity | None = None,
+) -> Record:
+    """A pool in the engine's order, with these backends, all healthy and of weight 1."""
+    members = tuple((host, port, 1, True) for host, port in backends)
+    return (name, balance, retry or policy(), drain, affinity, members)
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
@@ -158,15 +175,16 @@ class Rig:
         balance: str = "round-robin",
         retry: Policy | None = None,
         drain: float | None = None,
+        affinity: Affinity | None = None,
     ) -> None:
         """Publish the pool with these backends, all healthy and of weight 1."""
         self.generation += 1
-        members = tuple((host, port, 1, True) for host, port in backends)
-        self.engine.apply([("p", balance, retry or policy(), drain, members)], [], self.generation)
+        pool = record("p", backends, balance=balance, retry=retry, drain=drain, affinity=affinity)
+        self.engine.apply([pool], [], self.generation)
 
-    def connect(self) -> socket.socket:
-        """A client's connection."""
-        sock = socket.create_connection(self.address, PATIENCE)
+    def connect(self, client: str = "127.0.0.1") -> socket.socket:
+        """A connection of a client with this address."""
+        sock = socket.create_connection(self.address, PATIENCE, (client, 0))
         sock.settimeout(PATIENCE)
         return sock
 

@@ -17,23 +17,26 @@ import h11
 import pytest
 import trio
 
-from spliceway.errors import SettingsError
-from spliceway.model import Address, Frontend, FrontendState, SourceStatistics
-from spliceway.observe import admin as admin_module
-from spliceway.observe.admin import STALE_AFTER, AdminAddresses, serve_admin
-from spliceway.observe.http import MAX_HEAD
+from spliceway.errors import FrontendError, SettingsError
+from spliceway.model import Address, Frontend, FrontendKey, FrontendState, Protocol, SourceStatistics
+from spliceway.observe import listening
+from spliceway.observe.admin import Admin, AdminAddresses, AdminContext, serve_admin
+from spliceway.observe.http import MAX_HEAD, Request
+from spliceway.observe.proxyhealth import ProxyHealth
 from spliceway.observe.statesocket import state_socket
-from spliceway.settings import AdminSettings
-from support.fakeobserved import POOL, VIP, FakeObserved, engine_counters, pool_counters
+from spliceway.settings import AdminSettings, Settings, SourceSettings
+from support.fakeobserved import KEY, POOL, VIP, FakeObserved, engine_counters, pool_counters
 
 LOOPBACK = Address("127.0.0.1", 0)
 
 
 @asynccontextmanager
-async def serving(observed: FakeObserved, **settings: Any) -> AsyncIterator[AdminAddresses]:
+async def serving(observed: FakeObserved, *, on_node: bool = False, **settings: Any) -> AsyncIterator[AdminAddresses]:
+    admin = AdminSettings(**({"healthz": LOOPBACK, "metrics": LOOPBACK} | settings))
+    context = AdminContext(ProxyHealth(observed, on_node=on_node), Settings(admin=admin))
     async with trio.open_nursery() as nursery:
         with trio.fail_after(10):
-            yield await nursery.start(serve_admin, observed, AdminSettings(**({"address": LOOPBACK} | settings)))
+            yield await nursery.start(serve_admin, observed, admin, context)
         nursery.cancel_scope.cancel()
 
 
@@ -85,32 +88,39 @@ async def test_ready_from_the_first_state_until_shutdown() -> None:
     observed.is_ready = False
     observed.source_list = (SourceStatistics("services", True, 0.0), SourceStatistics("endpointslices", False, 0.0))
     async with serving(observed) as addresses:
-        status, _, body = await ask(addresses.http, "/readyz")
+        status, _, body = await ask(addresses.healthz, "/readyz")
         assert status == 503
         assert json.loads(body) == {"ready": False, "reason": "waiting for endpointslices"}
-        assert (await ask(addresses.http, "/livez"))[0] == 200
+        assert (await ask(addresses.healthz, "/livez"))[0] == 200
         observed.is_ready = True
-        assert (await ask(addresses.http, "/readyz"))[0] == 200
+        assert (await ask(addresses.healthz, "/readyz"))[0] == 200
         observed.is_draining = True
-        status, _, body = await ask(addresses.http, "/readyz")
+        status, _, body = await ask(addresses.healthz, "/readyz")
         assert (status, json.loads(body)["reason"]) == (503, "draining")
-        assert (await ask(addresses.http, "/livez"))[0] == 200
+        assert (await ask(addresses.healthz, "/livez"))[0] == 200
 
 
-async def test_health_tells_a_source_that_went_silent() -> None:
-    """An agent that has not heard of the API for an hour would look well (H-09, H-10)."""
+async def test_metrics_address_answers_what_tools_ask() -> None:
+    """Tests and tools of Kubernetes would not find out what proxy runs, or with which settings (H-14, H-15)."""
+    async with serving(FakeObserved()) as addresses:
+        status, headers, body = await ask(addresses.metrics, "/proxyMode")
+        assert (status, body, headers["content-type"]) == (200, b"spliceway", "text/plain; charset=utf-8")
+        status, _, body = await ask(addresses.metrics, "/healthz")
+        assert (status, body) == (200, b"ok")
+        status, headers, body = await ask(addresses.metrics, "/configz")
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert json.loads(body)["spliceway"]["capture"]["mode"] == "bind"
+        assert (await ask(addresses.metrics, "/readyz"))[0] == 404
+        assert (await ask(addresses.healthz, "/metrics"))[0] == 404
+
+
+async def test_settings_with_paths_are_told(tmp_path: Path) -> None:
+    """An agent with a kubeconfig could not tell its settings."""
     observed = FakeObserved()
-    async with serving(observed) as addresses:
-        status, headers, body = await ask(addresses.http, "/healthz")
-        health = json.loads(body)
-        assert (status, health["healthy"], headers["content-type"]) == (200, True, "application/json")
-        assert health["lastUpdated"] == health["currentTime"]
-        observed.source_list = (SourceStatistics("services", True, STALE_AFTER + 1, last_error="connection refused"),)
-        status, _, body = await ask(addresses.http, "/healthz")
-        health = json.loads(body)
-        assert (status, health["healthy"], health["stale"]) == (503, False, ["services"])
-        assert health["sources"][0]["last_error"] == "connection refused"
-        assert (await ask(addresses.http, "/livez"))[0] == 200
+    settings = Settings(source=SourceSettings(kubeconfig=tmp_path / "config"))
+    admin = Admin(observed, AdminContext(ProxyHealth(observed, on_node=False), settings))
+    response = await admin.metrics(Request("GET", "/configz", {}, ""))
+    assert json.loads(response.body)["spliceway"]["source"]["kubeconfig"] == str(tmp_path / "config")
 
 
 async def test_metrics_are_exposed() -> None:
@@ -118,7 +128,7 @@ async def test_metrics_are_exposed() -> None:
     observed = FakeObserved()
     observed.engine = engine_counters(pools=(pool_counters(flows=5),))
     async with serving(observed) as addresses:
-        status, headers, body = await ask(addresses.http, "/metrics")
+        status, headers, body = await ask(addresses.metrics, "/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     assert b'spliceway_flows_total{namespace="default",port="http",service="shop"} 5.0' in body
@@ -127,18 +137,18 @@ async def test_metrics_are_exposed() -> None:
 async def test_wrong_paths_and_methods() -> None:
     """A typo in a probe's path would look like health, or a crawler's POST would change something."""
     async with serving(FakeObserved()) as addresses:
-        assert (await ask(addresses.http, "/healthy"))[0] == 404
-        status, headers, _ = await ask(addresses.http, "/metrics", "DELETE")
+        assert (await ask(addresses.healthz, "/healthy"))[0] == 404
+        status, headers, _ = await ask(addresses.metrics, "/metrics", "DELETE")
         assert (status, headers["allow"]) == (405, "GET, HEAD")
-        status, headers, body = await ask(addresses.http, "/readyz", "HEAD")
+        status, headers, body = await ask(addresses.healthz, "/readyz", "HEAD")
         assert (status, body) == (200, b"")
         assert int(headers["content-length"]) > 0
 
 
 async def test_connection_is_kept_for_the_next_scrape() -> None:
     """Each scrape would cost a connection."""
-    async with serving(FakeObserved()) as addresses, await connect(addresses.http) as stream:
-        for path, expected in (("/readyz", 200), ("/nothing", 404), ("/metrics", 200)):
+    async with serving(FakeObserved()) as addresses, await connect(addresses.healthz) as stream:
+        for path, expected in (("/readyz", 200), ("/nothing", 404), ("/healthz", 200)):
             assert (await exchange(stream, path))[0] == expected
 
 
@@ -146,8 +156,8 @@ async def test_state_is_not_served_over_tcp(tmp_path: Path) -> None:
     """Anybody on the network would read the names and addresses of all Services."""
     path = tmp_path / "s.sock"
     async with serving(FakeObserved(), socket=path) as addresses:
-        assert (await ask(addresses.http, "/state"))[0] == 404
-        assert (await ask(addresses.http, f"/explain?frontend={VIP}&client=10.0.0.9:1"))[0] == 404
+        assert (await ask(addresses.healthz, "/state"))[0] == 404
+        assert (await ask(addresses.healthz, f"/explain?frontend={VIP}&client=10.0.0.9:1"))[0] == 404
         status, _, body = await ask(path, "/state")
         assert status == 200
         state = json.loads(body)
@@ -162,13 +172,13 @@ async def test_explain(tmp_path: Path) -> None:
     """Nobody could find out why a client went where it went."""
     observed = FakeObserved()
     path = tmp_path / "s.sock"
-    async with serving(observed, socket=path, address=None) as addresses:
-        assert addresses == AdminAddresses(None, path)
+    async with serving(observed, socket=path, healthz=None, metrics=None) as addresses:
+        assert addresses == AdminAddresses(None, None, path)
         status, _, body = await ask(path, f"/explain?frontend={VIP}&client=10.0.0.9:4711")
         answer = json.loads(body)
         assert (status, answer["pool"], answer["state"]) == (200, POOL, "serving")
         assert answer["candidates"][0]["address"] == "127.0.0.11:9001"
-        assert observed.explained == [(VIP, Address("10.0.0.9", 4711))]
+        assert observed.explained == [(KEY, Address("10.0.0.9", 4711))]
 
         status, _, body = await ask(path, "/explain?frontend=127.64.0.10:81&client=10.0.0.9:4711")
         assert status == 404
@@ -179,7 +189,9 @@ async def test_explain(tmp_path: Path) -> None:
         assert (status, "fe80::1%lo" in json.loads(body)["error"]) == (400, True)
 
         wildcard = Address("0.0.0.0", 80)
-        observed.frontend_map = {wildcard: FrontendState(Frontend(wildcard, POOL), "failed", "in use")}
+        observed.frontend_map = {
+            FrontendKey(wildcard, Protocol.TCP): FrontendState(Frontend(wildcard, POOL), "failed", "in use")
+        }
         status, _, body = await ask(path, "/explain?frontend=192.0.2.7:80&client=10.0.0.9:4711")
         assert (status, json.loads(body)["message"]) == (200, "in use")
 
@@ -187,15 +199,15 @@ async def test_explain(tmp_path: Path) -> None:
 async def test_slow_and_silent_clients_block_nobody() -> None:
     """One client that opens connections and says nothing would hide the agent from its probes."""
     async with serving(FakeObserved(), max_connections=4) as addresses:
-        silent = [await connect(addresses.http) for _ in range(20)]
+        silent = [await connect(addresses.healthz) for _ in range(20)]
         for stream in silent[::2]:
             try:
                 await stream.send_all(b"GET /metrics HTT")
             except trio.BrokenResourceError:
                 continue
         for _ in range(5):
-            assert (await ask(addresses.http, "/readyz"))[0] == 200
-        _, _, body = await ask(addresses.http, "/metrics")
+            assert (await ask(addresses.healthz, "/readyz"))[0] == 200
+        _, _, body = await ask(addresses.metrics, "/metrics")
         dropped = [line for line in body.splitlines() if line.startswith(b"spliceway_admin_dropped_connections_total")]
         assert float(dropped[0].split()[1]) >= 16
         for stream in silent:
@@ -204,7 +216,7 @@ async def test_slow_and_silent_clients_block_nobody() -> None:
 
 async def test_silent_connection_is_closed_after_the_timeout() -> None:
     """Forgotten connections would hold descriptors for ever."""
-    async with serving(FakeObserved(), timeout=0.1) as addresses, await connect(addresses.http) as stream:
+    async with serving(FakeObserved(), timeout=0.1) as addresses, await connect(addresses.healthz) as stream:
         await stream.send_all(b"GET /metrics HTTP/1.1\r\nHos")
         assert await until_closed(stream) == b""
 
@@ -215,16 +227,16 @@ async def test_client_that_does_not_read_is_cut_off() -> None:
     pools = tuple(pool_counters(f"default/s{number}:http", flows=1) for number in range(3000))
     observed.engine = engine_counters(pools=pools)
     async with serving(observed, timeout=1.0, max_connections=2) as addresses:
-        stalled = await connect(addresses.http)
+        stalled = await connect(addresses.metrics)
         stalled.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await stalled.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await ask(addresses.http, "/livez"))[0] == 200
+        assert (await ask(addresses.healthz, "/livez"))[0] == 200
         await trio.sleep(1.2)
         head, _, body = (await until_closed(stalled)).partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head.lower())
         assert length is None or len(body) < int(length[1])
         await stalled.aclose()
-        assert (await ask(addresses.http, "/livez"))[0] == 200
+        assert (await ask(addresses.healthz, "/livez"))[0] == 200
 
 
 async def test_clients_that_do_not_read_make_room_for_the_next() -> None:
@@ -233,13 +245,13 @@ async def test_clients_that_do_not_read_make_room_for_the_next() -> None:
     pools = tuple(pool_counters(f"default/s{number}:http", flows=1) for number in range(3000))
     observed.engine = engine_counters(pools=pools)
     async with serving(observed, timeout=60.0, max_connections=2) as addresses:
-        stalled = [await connect(addresses.http) for _ in range(2)]
+        stalled = [await connect(addresses.metrics) for _ in range(2)]
         for stream in stalled:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await stream.receive_some(9)) == b"HTTP/1.1 "
         with trio.fail_after(10):
-            assert (await ask(addresses.http, "/livez"))[0] == 200
+            assert (await ask(addresses.metrics, "/healthz"))[0] == 200
         for stream in stalled:
             await stream.aclose()
 
@@ -257,13 +269,13 @@ async def test_answers_under_way_make_room_for_the_next() -> None:
 
     observed.counters = slow_counters  # type: ignore[method-assign]
     async with serving(observed, timeout=60.0, max_connections=2) as addresses:
-        scrapers = [await connect(addresses.http) for _ in range(2)]
+        scrapers = [await connect(addresses.metrics) for _ in range(2)]
         try:
             for stream in scrapers:
                 await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
                 await trio.to_thread.run_sync(asked.acquire)
             with trio.fail_after(10):
-                assert (await ask(addresses.http, "/livez"))[0] == 200
+                assert (await ask(addresses.metrics, "/healthz"))[0] == 200
                 assert await until_closed(scrapers[0]) == b""
         finally:
             goes_on.set()
@@ -287,11 +299,11 @@ async def test_answers_under_way_make_room_for_the_next() -> None:
 async def test_garbage_is_refused_and_the_next_client_served(garbage: bytes) -> None:
     """Anybody could take the health endpoints down with one packet."""
     async with serving(FakeObserved()) as addresses:
-        async with await connect(addresses.http) as stream:
+        async with await connect(addresses.healthz) as stream:
             await stream.send_all(garbage)
             answer = await until_closed(stream)
         assert answer.startswith(b"HTTP/1.1 4")
-        assert (await ask(addresses.http, "/readyz"))[0] == 200
+        assert (await ask(addresses.healthz, "/readyz"))[0] == 200
 
 
 async def test_failing_answer_is_a_500_and_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -300,17 +312,17 @@ async def test_failing_answer_is_a_500_and_a_log_line(caplog: pytest.LogCaptureF
     observed.engine = None
     async with serving(observed) as addresses:
         with caplog.at_level(logging.CRITICAL + 1):
-            assert (await ask(addresses.http, "/metrics"))[0] == 500
-        assert (await ask(addresses.http, "/readyz"))[0] == 200
+            assert (await ask(addresses.metrics, "/metrics"))[0] == 500
+        assert (await ask(addresses.healthz, "/readyz"))[0] == 200
 
 
 async def test_taken_port_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """An agent would exit, or stay invisible, because its predecessor took a moment to leave (H-11)."""
-    monkeypatch.setattr(admin_module, "REBIND_INTERVAL", 0.02)
+    monkeypatch.setattr(listening, "REBIND_INTERVAL", 0.02)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = Address(*holder.getsockname())
-        async with serving(FakeObserved(), address=address) as addresses:
-            assert addresses.http is None
+        async with serving(FakeObserved(), healthz=address) as addresses:
+            assert addresses.healthz is None
             assert "address already in use" in caplog.text
             holder.close()
             while True:
@@ -324,10 +336,31 @@ async def test_taken_port_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog
 
 async def test_ipv6_wildcard_answers_both_families() -> None:
     """A probe over IPv4 would fail on an agent that listens on [::] (H-11)."""
-    async with serving(FakeObserved(), address=Address("::", 0)) as addresses:
-        assert addresses.http is not None
-        assert (await ask(Address("127.0.0.1", addresses.http.port), "/livez"))[0] == 200
-        assert (await ask(Address("::1", addresses.http.port), "/livez"))[0] == 200
+    async with serving(FakeObserved(), healthz=Address("::", 0)) as addresses:
+        assert addresses.healthz is not None
+        assert (await ask(Address("127.0.0.1", addresses.healthz.port), "/livez"))[0] == 200
+        assert (await ask(Address("::1", addresses.healthz.port), "/livez"))[0] == 200
+
+
+async def test_ipv4_wildcard_answers_both_families() -> None:
+    """A load balancer would find no health check over IPv6 (H-11)."""
+    async with serving(FakeObserved(), healthz=Address("0.0.0.0", 0)) as addresses:
+        assert addresses.healthz is not None
+        assert addresses.healthz.host == "0.0.0.0"
+        assert (await ask(Address("127.0.0.1", addresses.healthz.port), "/livez"))[0] == 200
+        assert (await ask(Address("::1", addresses.healthz.port), "/livez"))[0] == 200
+
+
+async def test_taken_port_ends_the_agent_when_told_so() -> None:
+    """An operator who wants a restart over a blind agent would get the blind agent (--bind-address-hard-fail)."""
+    told: list[str] = []
+    observed = FakeObserved()
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        admin = AdminSettings(healthz=None, metrics=Address(*holder.getsockname()), hard_fail=True)
+        context = AdminContext(ProxyHealth(observed, on_node=False), Settings(), on_failure=told.append)
+        with pytest.RaisesGroup(pytest.RaisesExc(FrontendError, match="cannot listen: address already in use")):
+            await serve_admin(observed, admin, context)
+    assert len(told) == 1
 
 
 async def test_state_socket_is_private_and_removed(tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from spliceway import apply
-from spliceway.apply import Applier
+from spliceway.apply import Applier, BoundFrontends
+from spliceway.apply.applier import CHUNK
 from spliceway.capture.bind import BindCapture
 from spliceway.diff import CloseFrontend, OpenFrontend, RejectFrontend, RemovePools, RetargetFrontend, UpsertPools
 from spliceway.engine import PoolRecord, TrioEngine
-from spliceway.model import Address, Backend, Frontend, FrontendVerdict, PoolSpec
+from spliceway.model import Address, Backend, Frontend, FrontendKey, FrontendVerdict, PoolSpec, Protocol
 from support.fakeengine import FakeEngine
 
 
@@ -26,7 +27,8 @@ def fake() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def applier(fake: FakeEngine) -> Applier:
-    return Applier(TrioEngine(fake), BindCapture())
+    engine = TrioEngine(fake)
+    return Applier(engine, BoundFrontends(engine, BindCapture()))
 
 
 @pytest.fixture
@@ -51,11 +53,11 @@ async def test_a_frontend_opens_moves_refuses_and_closes(fake: FakeEngine, appli
     await applier.execute((RejectFrontend(rejecting),), 3)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
-    state = applier.state(address)
+    state = applier.state(FrontendKey(address, Protocol.TCP))
     assert state is not None
     assert (state.state, state.message) == ("rejecting", "no usable endpoint")
     await applier.execute((OpenFrontend(moved),), 4)
-    await applier.execute((CloseFrontend(address), RemovePools(("b",))), 5)
+    await applier.execute((CloseFrontend(FrontendKey(address, Protocol.TCP)), RemovePools(("b",))), 5)
     assert (fake.addresses(), fake.pools, dict(applier.frontends())) == ({}, {}, {})
     assert fake.generation == 5
 
@@ -64,7 +66,7 @@ async def test_the_generation_is_published_when_all_of_it_is_there(
     fake: FakeEngine, applier: Applier, address: Address
 ) -> None:
     """Whoever waits for a generation must find its frontends open and its pools complete."""
-    many = tuple(pool(f"p{number}", "10.0.0.1") for number in range(apply.CHUNK * 2 + 1))
+    many = tuple(pool(f"p{number}", "10.0.0.1") for number in range(CHUNK * 2 + 1))
     await applier.execute((UpsertPools(many), OpenFrontend(Frontend(address, "p0"))), 7)
     sizes = [(len(call[1]), call[3]) for call in fake.calls if call[0] == "apply"]
     assert sizes == [(200, 6), (200, 6), (1, 6), (0, 7)]
@@ -91,10 +93,10 @@ async def test_a_pool_that_does_not_cross_the_boundary_does_not_stop_the_others(
     """An exception here would end the whole agent, with all its Services."""
     apply = fake.apply
 
-    def refuse(upserts: list[PoolRecord], removes: list[str], generation: int) -> None:
+    def refuse(upserts: list[PoolRecord], *rest: Any) -> None:
         if any(record[0] == "bad" for record in upserts):
             raise error
-        apply(upserts, removes, generation)
+        apply(upserts, *rest)
 
     monkeypatch.setattr(fake, "apply", refuse)
     await applier.execute((UpsertPools((pool("a"), pool("bad"), pool("c"))),), 1)
@@ -124,7 +126,7 @@ async def test_a_failed_frontend_that_nobody_wants_is_forgotten(applier: Applier
     await applier.execute((OpenFrontend(Frontend(address, "a")),), 1)
     await applier.execute((RetargetFrontend(Frontend(address, "b")),), 2)
     assert [problem.subject for problem in applier.problems()] == ["Frontend 192.0.2.1:80 (b)"]
-    await applier.execute((CloseFrontend(address),), 3)
+    await applier.execute((CloseFrontend(FrontendKey(address, Protocol.TCP)),), 3)
     assert (applier.problems(), applier.failing()) == ((), False)
 
 
@@ -133,7 +135,13 @@ async def test_an_address_opens_when_the_one_in_its_way_closes(
 ) -> None:
     """Make before break must not leave a port dead that moves from all addresses to one."""
     await applier.execute((OpenFrontend(Frontend(Address("0.0.0.0", address.port), "a")),), 1)
-    await applier.execute((OpenFrontend(Frontend(address, "a")), CloseFrontend(Address("0.0.0.0", address.port))), 2)
+    await applier.execute(
+        (
+            OpenFrontend(Frontend(address, "a")),
+            CloseFrontend(FrontendKey(Address("0.0.0.0", address.port), Protocol.TCP)),
+        ),
+        2,
+    )
     assert fake.addresses() == {address: "a"}
     assert applier.problems() == ()
 

@@ -10,7 +10,7 @@ import pytest
 
 from spliceway.capture.bind import BindCapture
 from spliceway.errors import FrontendError
-from spliceway.model import Address
+from spliceway.model import Address, Protocol
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_a_reserved_port_refuses_clients_until_it_is_opened(capture: BindCapture
     address = capture.reserve(Address("127.0.0.1", 0))
     assert address.port != 0
     assert not connects(address)
-    fd = capture.open(address)
+    fd = capture.open(address, Protocol.TCP)
     assert connects(address)
     assert not os.get_blocking(fd)
     assert not os.get_inheritable(fd)
@@ -43,26 +43,26 @@ def test_released_reservations_free_their_port(capture: BindCapture) -> None:
     address = capture.reserve(Address("127.0.0.1", 0))
     capture.release(address)
     capture.release(address)
-    os.close(capture.open(address))
+    os.close(capture.open(address, Protocol.TCP))
 
 
 def test_a_port_can_be_opened_again_right_after_its_connections(capture: BindCapture) -> None:
     """Without SO_REUSEADDR a restarted agent could not serve for a minute."""
     address = capture.reserve(Address("127.0.0.1", 0))
-    with socket.socket(fileno=capture.open(address)) as listener, socket.create_connection(address):
+    with socket.socket(fileno=capture.open(address, Protocol.TCP)) as listener, socket.create_connection(address):
         listener.setblocking(True)
         listener.accept()[0].close()
-    os.close(capture.open(address))
+    os.close(capture.open(address, Protocol.TCP))
 
 
 def test_the_ipv6_wildcard_serves_both_families_and_an_ipv6_address_one(capture: BindCapture) -> None:
     wildcard = capture.reserve(Address("::", 0))
-    fd = capture.open(wildcard)
+    fd = capture.open(wildcard, Protocol.TCP)
     assert connects(Address("127.0.0.1", wildcard.port))
     assert connects(Address("::1", wildcard.port))
     os.close(fd)
     loopback = capture.reserve(Address("::1", 0))
-    fd = capture.open(loopback)
+    fd = capture.open(loopback, Protocol.TCP)
     assert connects(loopback)
     assert not connects(Address("127.0.0.1", loopback.port))
     os.close(fd)
@@ -70,9 +70,9 @@ def test_the_ipv6_wildcard_serves_both_families_and_an_ipv6_address_one(capture:
 
 def test_refusals_say_why_and_what_to_do(capture: BindCapture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FrontendError) as caught:
-        capture.open(Address(*taken.getsockname()))
+        capture.open(Address(*taken.getsockname()), Protocol.TCP)
     assert str(caught.value).startswith("cannot listen: address already in use by another process;")
     with pytest.raises(FrontendError, match=r"not local to this machine; add it \(ip addr add 192.0.2.1 dev lo\)"):
-        capture.open(Address("192.0.2.1", 80))
+        capture.open(Address("192.0.2.1", 80), Protocol.TCP)
     with pytest.raises(OSError, match="cannot listen"):
-        capture.open(Address("192.0.2.1", 80))
+        capture.open(Address("192.0.2.1", 80), Protocol.TCP)

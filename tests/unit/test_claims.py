@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from spliceway.claims import Claims
-from spliceway.model import Address, Backend, Frontend, FrontendVerdict, ObjectKey, PoolSpec, ServicePlan
+from spliceway.model import (
+    Address,
+    Backend,
+    ExternalRoute,
+    Frontend,
+    FrontendVerdict,
+    ObjectKey,
+    PoolSpec,
+    Protocol,
+    ServicePlan,
+)
 
 VIP = Address("10.96.0.1", 80)
 
 
-def plan(name: str, *addresses: Address, backends: tuple[Address, ...] = (), created: str = "") -> ServicePlan:
+def plan(
+    name: str,
+    *addresses: Address,
+    backends: tuple[Address, ...] = (),
+    created: str = "",
+    protocol: Protocol = Protocol.TCP,
+) -> ServicePlan:
     key = ObjectKey("default", name)
     verdict = FrontendVerdict.SERVE if backends else FrontendVerdict.REJECT
-    pool = PoolSpec(str(key), tuple(Backend(*address) for address in backends))
-    return ServicePlan(key, (pool,), tuple(Frontend(each, str(key), verdict) for each in addresses), created=created)
+    pool = PoolSpec(str(key), tuple(Backend(*address) for address in backends), protocol=protocol)
+    frontends = tuple(Frontend(each, str(key), verdict, protocol) for each in addresses)
+    return ServicePlan(key, (pool,), frontends, created=created)
 
 
 def settle(claims: Claims, *plans: ServicePlan) -> dict[str, ServicePlan | None]:
@@ -137,6 +156,111 @@ def test_embedded_pools_keep_their_port_open_when_they_loop() -> None:
     assert settled.pools[0].backends == ()
     assert settled.frontends[0].verdict is FrontendVerdict.SERVE
     assert settled.problems[0].subject == "Pool web"
+
+
+def test_protocols_are_two_frontends_and_make_no_loop() -> None:
+    """DNS has one address for both; a TCP flow never comes back through a UDP frontend."""
+    tcp, udp = plan("a", VIP, backends=POD), plan("b", VIP, backends=(VIP, *POD), protocol=Protocol.UDP)
+    claims = Claims()
+    settled = settle(claims, tcp, udp)
+    assert settled["a"] == tcp
+    assert settled["b"] is not None
+    assert settled["b"].frontends == udp.frontends
+    assert [each.address for each in settled["b"].pools[0].backends] == [*POD], "its own frontend is a loop"
+    other = plan("c", Address("10.96.0.3", 53), backends=(VIP,), protocol=Protocol.UDP)
+    lone = settle(Claims(), tcp, other)["c"]
+    assert lone == other
+    both = settle(claims, plan("d", VIP, backends=POD, protocol=Protocol.UDP))["d"]
+    assert both is not None
+    assert both.problems[0].message == (
+        "asks for 10.96.0.1:80/udp, which Service default/b has; give one of them another address or port"
+    )
+
+
+def test_a_pool_whose_weights_are_all_zero_serves_nobody_after_a_loop_is_cut() -> None:
+    key = ObjectKey("default", "a")
+    pool = PoolSpec("a", (Backend(*VIP), Backend("10.0.0.1", 80, 0)))
+    external = ExternalRoute("a", FrontendVerdict.SERVE)
+    plan_with_loop = ServicePlan(key, (pool,), (Frontend(VIP, "a", external=external),))
+    settled = Claims().fold({key: plan_with_loop})[key]
+    assert settled is not None
+    assert settled.frontends == (
+        Frontend(VIP, "a", FrontendVerdict.REJECT, external=ExternalRoute("a", FrontendVerdict.REJECT)),
+    )
+
+
+def test_dropped_clients_stay_dropped_when_another_frontend_is_lost() -> None:
+    """The verdict is the plan's; a conflict elsewhere in the Service must not turn DROP into REJECT."""
+    key = ObjectKey("default", "b")
+    dropped = Frontend(Address("10.96.0.9", 80), "b@local", FrontendVerdict.DROP)
+    loser = ServicePlan(key, (PoolSpec("b@local", ()),), (dropped, Frontend(VIP, "b@local", FrontendVerdict.DROP)))
+    settled = Claims().fold({key: loser, ObjectKey("default", "a"): plan("a", VIP, backends=POD)})[key]
+    assert settled is not None
+    assert settled.frontends == (dropped,)
+
+
+def test_where_own_sockets_are_known_a_frontend_may_be_a_backend() -> None:
+    """A Service whose endpoint is another Service's ClusterIP works with kube-proxy, and with transparent capture."""
+    front = plan("front", VIP, backends=(Address("10.96.0.2", 80), VIP, *POD))
+    other = plan("other", Address("10.96.0.2", 80), Address("0.0.0.0", 80), backends=POD)
+    claims = Claims(lambda host: True, loops=False)
+    assert settle(claims, front, other) == {"front": front, "other": other}
+    rival = plan("rival", Address("10.96.0.2", 80), backends=POD)
+    settled = settle(claims, rival)["rival"]
+    assert settled is not None
+    assert not settled.frontends, "conflicts are settled all the same"
+
+
+def test_node_ports_do_not_make_every_service_affected() -> None:
+    """With 10,000 NodePorts, each new Service would have all of them planned and compared again."""
+    claims = Claims(loops=False)
+    plans = [
+        plan(f"s{number}", Address(f"10.96.{number // 250}.{number % 250}", 80), Address("0.0.0.0", 20_000 + number))
+        for number in range(10_000)
+    ]
+    claims.fold({each.key: each for each in plans})
+    looks = Looks()
+    claims._plans = CountingPlans(claims._plans, looks)
+    for changed in (
+        plan("s7", Address("10.96.0.7", 80), Address("0.0.0.0", 20_007), backends=POD),
+        plan("s8", Address("10.96.0.8", 80), Address("0.0.0.0", 40_000), backends=POD),
+        plan("new", Address("10.97.0.1", 80), Address("0.0.0.0", 40_001), backends=POD),
+    ):
+        assert list(claims.fold({changed.key: changed})) == [changed.key]
+    assert 0 < looks.count <= 20
+    contested = plan("late", Address("0.0.0.0", 20_001))
+    assert set(claims.fold({contested.key: contested})) == {contested.key, ObjectKey("default", "s1")}
+
+
+class Looks:
+    """How often something was looked at."""
+
+    count = 0
+
+
+class CountingPlans(dict[ObjectKey, ServicePlan]):
+    """Counts every plan that is looked at, one by one or in a walk."""
+
+    def __init__(self, plans: dict[ObjectKey, ServicePlan], looks: Looks) -> None:
+        super().__init__(plans)
+        self._looks = looks
+
+    def __getitem__(self, key: ObjectKey) -> ServicePlan:
+        self._looks.count += 1
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[ObjectKey]:
+        for key in super().__iter__():
+            self._looks.count += 1
+            yield key
+
+    def keys(self) -> Any:
+        self._looks.count += len(self)
+        return super().keys()
+
+    def values(self) -> Any:
+        self._looks.count += len(self)
+        return super().values()
 
 
 def test_one_change_costs_the_same_among_ten_thousand() -> None:

@@ -175,3 +175,40 @@ def test_unreadable_file_is_one_line(tmp_path: Path) -> None:
     assert code == 1
     assert lines[0].startswith(f"{tmp_path / 'a.yaml'}:1: ")
     assert lines[1].startswith(f"{tmp_path / 'b.yaml'}:6: ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("spec:\n", "spec:\n  externalIPs: [10.0.0.1, nowhere]\n", ":5: Service default/shop: spec.externalIPs[1]"),
+        ("port: 8080}", "port: 8080, nodePort: 99999}", ":6: Service default/shop: spec.ports[0].nodePort"),
+        ("spec:\n", "spec:\n  externalTrafficPolicy: local\n", ":5: Service default/shop: spec.externalTrafficPolicy"),
+        (
+            "spec:\n",
+            "spec:\n  loadBalancerSourceRanges: [office]\n",
+            ":5: Service default/shop: spec.loadBalancerSource",
+        ),
+        ("spec:\n", "status: {loadBalancer: [x]}\nspec:\n", ":4: Service default/shop: status.loadBalancer"),
+        ("{ready: false}}", "{ready: false}, hints: x}", ":13: EndpointSlice default/shop-1: endpoints[1].hints"),
+    ],
+)
+def test_how_a_service_is_reached_is_checked(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """A mistyped policy, range or node port would be found in production."""
+    path = tmp_path / "a.yaml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new, 1))
+    code, lines = check(path)
+    assert code == 1
+    assert lines[0].startswith(f"{path}{says}")
+
+
+def test_node_is_checked_and_counts_as_known(tmp_path: Path) -> None:
+    """A dump of a cluster, which holds Nodes, would be an error, or its Nodes never looked at."""
+    path = tmp_path / "a.yaml"
+    node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: worker-1}\nspec: {podCIDRs: [10.244.1.0/24]}\n"
+    path.write_text(GOOD + node)
+    assert check(path) == (0, ["1 Service, 2 endpoints, 1 frontend; 0 errors, 0 warnings"])
+    path.write_text(GOOD + node.replace("10.244.1.0/24", "10.244.1.0/99"))
+    code, lines = check(path)
+    assert code == 1
+    assert lines[0] == f"{path}:18: Node worker-1: spec.podCIDRs[0]: '10.244.1.0/99' is not a CIDR; it is left out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from spliceway.cli.params import (
     default_state_socket,
 )
 from spliceway.model import Address, Balance
-from spliceway.settings import Listen, Settings
+from spliceway.settings import (
+    AdminSettings,
+    CaptureMode,
+    CaptureSettings,
+    DetectLocal,
+    Listen,
+    NodeSettings,
+    Settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment:
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("NODE_NAME", raising=False)
 
 
 def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +125,7 @@ def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.admin.socket == default_state_socket()
     expected = msgspec.structs.replace(Settings(), admin=settings.admin)
     assert settings == expected
-    assert settings.admin.address == Settings().admin.address
+    assert settings.admin.healthz == Settings().admin.healthz
 
 
 def test_every_option_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -124,7 +134,14 @@ def test_every_option_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         "--listen 127.0.0.1:81=a/b --listen 127.0.0.1:82=a/c:x --balance p2c --tries 2 --connect-timeout 100ms "
         "--retry-deadline 0.5 --replay --health http --health-interval 3 --health-timeout 2 --health-rise 4 "
         "--health-fall 5 --health-path /ready --health-port 8081 --workers 3 --max-flows 1000 --endpoint-drain 1m "
-        "--shutdown-deadline 10 --admin [::]:10256 --state-socket s.sock"
+        "--shutdown-deadline 10 --healthz-bind-address [::]:10256 --metrics-bind-address 0.0.0.0:9 "
+        "--state-socket s.sock "
+        "--bind-address-hard-fail=true --capture bind --hostname-override N1 --cluster-cidr 10.244.0.1/16,fd00::/56 "
+        "--detect-local-mode BridgeInterface --pod-bridge-interface cni0 --masquerade-all --localhost-nodeports "
+        "--nodeport-addresses primary,192.0.2.7/24 --no-external-ips --service-proxy-name spliceway --mark-bit 6 "
+        "--conntrack-max-per-core 1 --conntrack-min 2 --conntrack-tcp-timeout-established 3h "
+        "--conntrack-tcp-timeout-close-wait 4m --udp-timeout 5 --udp-stream-timeout 6 --max-sessions 7 "
+        "--max-affinities 8 --no-events"
     )
     paths = [tmp_path / name for name in ("a", "b", "c")]
     for path in paths:
@@ -141,10 +158,101 @@ def test_every_option_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert (health.path, health.port) == ("/ready", 8081)
     assert (settings.engine.workers, settings.engine.max_flows) == (3, 1000)
     assert (settings.endpoint_drain, settings.shutdown) == (60.0, 10.0)
-    assert (settings.admin.address, settings.admin.socket) == (Address("::", 10256), Path("s.sock"))
-    assert settings_of(monkeypatch, "--admin", "off").admin.address is None
-    config = settings_of(monkeypatch, "--kubeconfig", "x", "--context", "y").source
-    assert (config.kubeconfig, config.context) == (Path("x"), "y")
+    assert settings.admin == AdminSettings(Address("::", 10256), Address("0.0.0.0", 9), True, Path("s.sock"))
+    assert settings.capture == CaptureSettings(
+        detect_local=DetectLocal.BRIDGE_INTERFACE,
+        cluster_cidrs=("10.244.0.0/16", "fd00::/56"),
+        local_interface="cni0",
+        masquerade_all=True,
+        node_port_addresses=("primary", "192.0.2.0/24"),
+        localhost_node_ports=True,
+        external_ips=False,
+        mark_bit=6,
+    )
+    assert settings.node == NodeSettings(
+        name="n1",
+        proxy_name="spliceway",
+        conntrack_max_per_core=1,
+        conntrack_min=2,
+        conntrack_tcp_established=10_800.0,
+        conntrack_tcp_close_wait=240.0,
+        events=False,
+    )
+    engine = settings.engine
+    assert (engine.udp_timeout, engine.udp_stream_timeout, engine.max_sessions, engine.max_affinities) == (5, 6, 7, 8)
+    config = settings_of(monkeypatch, "--kubeconfig", "x", "--context", "y", "--master", "https://z").source
+    assert (config.kubeconfig, config.context, config.server) == (Path("x"), "y", "https://z")
+
+
+@pytest.mark.parametrize("off", ["off", ""])
+def test_admin_addresses_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, off: str) -> None:
+    """Whoever wants no open port would get one."""
+    admin = settings_of(monkeypatch, "--healthz-bind-address", off, "--metrics-bind-address", off).admin
+    assert (admin.healthz, admin.metrics) == (None, None)
+
+
+def test_a_node_is_probed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load balancers would find no health check, or a laptop would open a port to the world (H-11)."""
+    assert settings_of(monkeypatch).admin.healthz == Address("127.0.0.1", 10256)
+    admin = settings_of(monkeypatch, "--capture", "tproxy").admin
+    assert (admin.healthz, admin.metrics) == (Address("0.0.0.0", 10256), Address("127.0.0.1", 10249))
+
+
+def test_upstream_sockets_carry_a_mark_only_with_packet_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent without privileges could not dial, or a node's agent would capture its own connections."""
+    assert settings_of(monkeypatch).engine.mark == 0
+    settings = settings_of(monkeypatch, "--capture", "tproxy", "--mark-bit", "9")
+    assert (settings.capture.mode, settings.capture.mark_bit, settings.engine.mark) == (CaptureMode.TPROXY, 9, 1 << 10)
+
+
+@pytest.mark.parametrize("value", ["=true", "=false", ""])
+def test_switches_may_be_said_as_to_kube_proxy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """A command line written for kube-proxy would not be understood."""
+    assert settings_of(monkeypatch, f"--masquerade-all{value}").capture.masquerade_all == (value != "=false")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "name"),
+    [
+        ((), {}, None),
+        ((), {"NODE_NAME": " N2 "}, "n2"),
+        (("--manifests", "."), {"NODE_NAME": "n2"}, None),
+        (("--manifests", ".", "--hostname-override", "N3"), {}, "n3"),
+        (("--capture", "tproxy"), {}, "host"),
+        (("--capture", "tproxy"), {"NODE_NAME": "n2"}, "n2"),
+        (("--capture", "tproxy", "--hostname-override", " N3 "), {"NODE_NAME": "n2"}, "n3"),
+        (("--capture", "tproxy", "--manifests", "."), {}, None),
+    ],
+)
+def test_the_name_of_the_node(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], environment: dict[str, str], name: str | None
+) -> None:
+    """Local endpoints would not be found, or a laptop would wait for a Node that does not exist (E-07)."""
+    monkeypatch.setattr("socket.gethostname", lambda: "Host")
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    assert settings_of(monkeypatch, *arguments, **environment).node.name == name
+
+
+def test_init_only_makes_the_kernel_settings_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The init container would never end, or the agent behind it would miss its settings (P-05)."""
+    made: list[NodeSettings] = []
+    monkeypatch.setattr(run_module, "apply_sysctls", made.append)
+    monkeypatch.setattr(run_module, "configure_logs", lambda *_: None)
+    result = CliRunner().invoke(cli, ["run", "--init-only", "--conntrack-min", "7"])
+    assert (result.exit_code, [each.conntrack_min for each in made]) == (0, [7])
+
+
+def test_help_lists_every_option_under_a_heading() -> None:
+    """A newcomer would drown in fifty options, or an option would be missing from the help text."""
+    text = CliRunner().invoke(cli, ["run", "--help"]).output
+    headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert headings[0] == "Where Services come from"
+    assert headings[-1] == "Other"
+    run = cli.get_command(click.Context(cli), "run")
+    assert run is not None
+    for each in run.params:
+        if isinstance(each, click.Option):
+            assert re.search(rf"^  (-., )?{each.opts[0]}\b", text, re.MULTILINE), each.opts
 
 
 def test_every_option_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,14 +261,16 @@ def test_every_option_can_come_from_the_environment(monkeypatch: pytest.MonkeyPa
         "SPLICEWAY_LISTEN": "127.0.0.1:81=a/b 127.0.0.1:82=a/c:x",
         "SPLICEWAY_HEALTH_INTERVAL": "7",
         "SPLICEWAY_REPLAY": "true",
-        "SPLICEWAY_ADMIN": "off",
+        "SPLICEWAY_HEALTHZ_BIND_ADDRESS": "off",
+        "SPLICEWAY_MASQUERADE_ALL": "true",
         "SPLICEWAY_STATE_SOCKET": "other.sock",
     }
     settings = settings_of(monkeypatch, **environment)
     assert len(settings.listens) == 2
     assert settings.health.interval == 7.0
     assert settings.retry.replay
-    assert settings.admin.address is None
+    assert settings.admin.healthz is None
+    assert settings.capture.masquerade_all
     assert settings.admin.socket == Path("other.sock")
     run = cli.get_command(click.Context(cli), "run")
     assert run is not None

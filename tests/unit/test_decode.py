@@ -3,66 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
 from spliceway.model import EndpointSlice, Kind, ObjectKey, Protocol, Service, ServicePortSpec, SliceEndpoint, SlicePort
 from spliceway.source.address import canonical_address
-from spliceway.source.decode import Decoded, decode_json, decode_value
-from spliceway.source.salvage import path_text
-
-Json = dict[str, Any]
-
-
-def service(spec: Json | None = None, **metadata: Any) -> Json:
-    ports = [{"name": "http", "port": 80, "protocol": "TCP"}]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "shop", "namespace": "default", **metadata},
-        "spec": {"clusterIP": "10.96.0.10", "ports": ports, **(spec or {})},
-    }
-
-
-def endpoint_slice(metadata: Json | None = None, **fields: Any) -> Json:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "shop-1",
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "shop"},
-            **(metadata or {}),
-        },
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}],
-        **fields,
-    }
-
-
-def both_ways(value: Json, *, manifest: bool = False) -> Decoded:
-    """Decode an object from JSON and from plain values: a manifest must not mean one thing in YAML, another in JSON."""
-    from_json = decode_json(json.dumps(value).encode(), manifest=manifest)
-    assert decode_value(value, manifest=manifest) == from_json
-    return from_json
-
-
-def made_service(value: Json) -> Service:
-    made = both_ways(value).object
-    assert isinstance(made, Service)
-    return made
-
-
-def made_slice(value: Json, *, manifest: bool = False) -> EndpointSlice:
-    made = both_ways(value, manifest=manifest).object
-    assert isinstance(made, EndpointSlice)
-    return made
-
-
-def faults(decoded: Decoded) -> dict[str, str]:
-    return {path_text(fault.path): fault.message for fault in decoded.faults}
+from spliceway.source.decode import decode_json
+from support.decoding import Json, both_ways, endpoint_slice, faults, made_service, made_slice, service
 
 
 def test_service_fields() -> None:
@@ -167,7 +114,7 @@ def test_s12_bad_cluster_ip_is_named_and_the_other_stays() -> None:
         ("http", "spec.ports[1]", "expected a mapping, got a text"),
     ],
 )
-def test_s13_bad_port_is_left_out(second: Any, path: str, said: str) -> None:
+def test_s13_bad_port_is_left_out(second: object, path: str, said: str) -> None:
     """Lost: one bad port would take the Service's good ports down, or nobody would say which one is bad."""
     decoded = both_ways(service({"ports": [{"name": "a", "port": 80}, second]}))
     assert isinstance(decoded.object, Service)
@@ -340,6 +287,7 @@ def test_other_kinds_are_left_alone(api_version: str, kind: str, said: str) -> N
         ("v1", "EndpointSlice", "discovery.k8s.io/v1 EndpointSlice"),
         ("discovery.k8s.io/v1", "Endpointslices", "discovery.k8s.io/v1 EndpointSlice"),
         ("v1", "Lst", "v1 List"),
+        ("v1", "nodes", "v1 Node"),
     ],
 )
 def test_misspelt_kind_is_an_error(api_version: str, kind: str, meant: str) -> None:
@@ -351,7 +299,18 @@ def test_misspelt_kind_is_an_error(api_version: str, kind: str, meant: str) -> N
 
 
 @pytest.mark.parametrize(
-    "kind", ["ServiceAccount", "Secret", "Pod", "PodList", "SecretList", "Endpoints", "EndpointsList", "ServiceList"]
+    "kind",
+    [
+        "ServiceAccount",
+        "Secret",
+        "Pod",
+        "PodList",
+        "NodeList",
+        "SecretList",
+        "Endpoints",
+        "EndpointsList",
+        "ServiceList",
+    ],
 )
 def test_kinds_of_the_core_api_are_not_taken_for_misspelt(kind: str) -> None:
     """Lost: an ordinary manifest with a ServiceAccount would be an error."""

@@ -8,6 +8,7 @@ import trio.testing
 
 from spliceway.errors import EngineClosedError
 from spliceway.inbox import CAPACITY, Inbox
+from spliceway.observe.syncs import SyncTimes
 from spliceway.plan import PlanOptions
 from spliceway.planning import Planning
 from support.objects import key, service, upserts
@@ -19,7 +20,7 @@ def planning() -> Planning:
 
 
 async def test_one_turn_takes_all_that_waits_in_its_order(planning: Planning) -> None:
-    inbox = Inbox(planning)
+    inbox = Inbox(planning, SyncTimes())
     order: list[int] = []
     async with trio.open_nursery() as nursery:
         for number in range(CAPACITY - 1):
@@ -36,7 +37,7 @@ async def test_one_turn_takes_all_that_waits_in_its_order(planning: Planning) ->
 
 async def test_a_source_waits_while_the_inbox_is_full(planning: Planning) -> None:
     """Otherwise a relist of a big cluster would be in memory twice."""
-    inbox = Inbox(planning)
+    inbox = Inbox(planning, SyncTimes())
     for _ in range(CAPACITY):
         inbox.channel.send_nowait(())
     with pytest.raises(trio.WouldBlock):
@@ -46,7 +47,7 @@ async def test_a_source_waits_while_the_inbox_is_full(planning: Planning) -> Non
 
 
 async def test_requests_under_way_end_when_the_pipeline_stops(planning: Planning) -> None:
-    inbox = Inbox(planning)
+    inbox = Inbox(planning, SyncTimes())
 
     async def ask() -> None:
         with pytest.raises(EngineClosedError):

@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from spliceway.model import EndpointStates, ObjectKey, Problem, ServicePlan, SourceStatistics
+from spliceway.model import (
+    Delete,
+    EndpointStates,
+    Kind,
+    ObjectKey,
+    Problem,
+    Service,
+    ServicePlan,
+    SourceStatistics,
+    Upsert,
+)
 from spliceway.observe import names
 from spliceway.observe.metrics import exposition
+from spliceway.observe.readings import AdminReadings, AgentReadings, CaptureReading
 from spliceway.observe.stats import PoolLabels, Snapshot, pool_labels, rates, service_rows
+from spliceway.observe.syncs import SyncTimes
 from support.fakeobserved import BOUNDS, POOL, FakeObserved, backend_counters, engine_counters, pool_counters
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 SHOP = {"namespace": "default", "service": "shop", "port": "http"}
 
 
-def scrape(observed: FakeObserved, dropped: int = 0) -> Samples:
+READINGS = AdminReadings(
+    AgentReadings(
+        CaptureReading(changes=40, failures=2, restored=3, elements=120, last_seconds=0.004),
+        (Problem("Service a/b", "port taken"),),
+        health_ports=4,
+        events_written=11,
+        events_dropped=12,
+    ),
+    healthz=((200, 5), (503, 6)),
+    livez=((200, 7), (503, 0)),
+    dropped=8,
+)
+
+
+def scrape(observed: FakeObserved, readings: AdminReadings = READINGS) -> Samples:
     snapshot = Snapshot.take(observed)
-    _, body = exposition(snapshot, observed.counters(), BOUNDS, dropped=dropped)
+    _, body = exposition(snapshot, observed.counters(), BOUNDS, readings)
     samples: Samples = {}
     for family in text_string_to_metric_families(body.decode()):
         for sample in family.samples:
@@ -32,6 +59,24 @@ def scrape(observed: FakeObserved, dropped: int = 0) -> Samples:
 
 def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, tuple(sorted(labels.items()))]
+
+
+def synced_times() -> SyncTimes:
+    """Two syncs of 3 ms and 30 ms, the second one with a trigger 2 s ago; one change of each kind waits."""
+    now = 1_700_000_000.0
+    clock = [0.0]
+    times = SyncTimes(lambda: clock[0], lambda: now + clock[0])
+    key = ObjectKey("default", "shop")
+    service = Upsert("api", Service(key, "ClusterIP", ("10.0.0.1",), ()))
+    piece = Delete("api", Kind.ENDPOINT_SLICE, key)
+    times.queued([service, service, piece])
+    clock[0] = 10.0
+    times.synced(0.03, full=True)
+    clock[0] = 20.0
+    times.synced(0.003, full=False, triggers=(now + 18.0, now - 1.0))
+    clock[0] = 25.0
+    times.queued([service, piece])
+    return times
 
 
 def busy() -> FakeObserved:
@@ -56,7 +101,23 @@ def busy() -> FakeObserved:
         connect_buckets=(60, 30, 8, 1),
         backends=(backend_counters("127.0.0.11", flows=99, bytes_in=900, bytes_out=40_000, connect_failures=10),),
     )
-    observed.engine = engine_counters(pools=(pool,), fd_limit_hits=6, paused=True, worker_panics=1, listeners=3)
+    observed.engine = engine_counters(
+        pools=(pool,),
+        fd_limit_hits=6,
+        paused=True,
+        worker_panics=1,
+        listeners=3,
+        sessions=21,
+        session_limit_hits=22,
+        sessions_moved=23,
+        datagrams_dropped=24,
+        affinities=25,
+        affinity_limit_hits=26,
+        unrouted=27,
+    )
+    key = ObjectKey("default", "local")
+    observed.plan_map[key] = ServicePlan(key, no_local_internal=1, no_local_external=2, unserved_ports=3)
+    observed.syncs = synced_times()
     observed.problem_list = (Problem("a", "b"), Problem("a", "c", warning=True), Problem("a", "d", warning=True))
     observed.source_list = (SourceStatistics("services", True, 12.5, restarts=4, errors=2),)
     return observed
@@ -106,20 +167,73 @@ def busy() -> FakeObserved:
         ("spliceway_source_errors_total", {"source": "services"}, 2),
         ("spliceway_source_restarts_total", {"source": "services"}, 4),
         ("spliceway_admin_dropped_connections_total", {}, 8),
+        ("spliceway_limit_hits_total", {"limit": "sessions"}, 22),
+        ("spliceway_limit_hits_total", {"limit": "affinities"}, 26),
+        ("spliceway_udp_sessions", {}, 21),
+        ("spliceway_udp_sessions_moved_total", {}, 23),
+        ("spliceway_datagrams_dropped_total", {}, 24),
+        ("spliceway_affinities", {}, 25),
+        ("spliceway_unrouted_connections_total", {}, 27),
+        ("spliceway_unserved_ports", {"protocol": "SCTP"}, 3),
+        ("spliceway_capture_elements", {}, 120),
+        ("spliceway_capture_changes_total", {}, 40),
+        ("spliceway_capture_failures_total", {}, 2),
+        ("spliceway_capture_restored_total", {}, 3),
+        ("spliceway_capture_last_change_seconds", {}, 0.004),
+        ("spliceway_health_check_listeners", {"state": "open"}, 4),
+        ("spliceway_health_check_listeners", {"state": "failed"}, 1),
+        ("spliceway_events_written_total", {}, 11),
+        ("spliceway_events_dropped_total", {}, 12),
+        ("kubeproxy_sync_proxy_rules_duration_seconds_count", {"ip_family": "IPv4"}, 2),
+        ("kubeproxy_sync_proxy_rules_duration_seconds_sum", {"ip_family": "IPv6"}, 0.033),
+        ("kubeproxy_sync_proxy_rules_duration_seconds_bucket", {"ip_family": "IPv4", "le": "0.004"}, 1),
+        ("kubeproxy_sync_proxy_rules_duration_seconds_bucket", {"ip_family": "IPv4", "le": "16.384"}, 2),
+        ("kubeproxy_sync_full_proxy_rules_duration_seconds_count", {"ip_family": "IPv4"}, 1),
+        ("kubeproxy_sync_partial_proxy_rules_duration_seconds_count", {"ip_family": "IPv4"}, 1),
+        ("kubeproxy_sync_proxy_rules_last_timestamp_seconds", {"ip_family": "IPv4"}, 1_700_000_020),
+        ("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", {"ip_family": "IPv6"}, 1_700_000_025),
+        ("kubeproxy_network_programming_duration_seconds_count", {"ip_family": "IPv4"}, 1),
+        ("kubeproxy_network_programming_duration_seconds_bucket", {"ip_family": "IPv4", "le": "1.0"}, 0),
+        ("kubeproxy_network_programming_duration_seconds_bucket", {"ip_family": "IPv4", "le": "2.0"}, 1),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_total", {}, 2),
+        ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", {}, 1),
+        ("kubeproxy_sync_proxy_rules_service_changes_total", {}, 3),
+        ("kubeproxy_sync_proxy_rules_service_changes_pending", {}, 1),
+        ("kubeproxy_sync_proxy_rules_no_local_endpoints_total", {"traffic_policy": "internal"}, 1),
+        ("kubeproxy_sync_proxy_rules_no_local_endpoints_total", {"traffic_policy": "external"}, 2),
+        ("kubeproxy_proxy_healthz_total", {"code": "503"}, 6),
+        ("kubeproxy_proxy_livez_total", {"code": "200"}, 7),
+        ("kubeproxy_conntrack_reconciler_deleted_entries_total", {}, 23),
+        ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", {}, 2),
     ],
 )
 def test_every_counter_is_exposed(name: str, labels: dict[str, str], expected: float) -> None:
     """An alert on this series would never fire."""
-    assert value(scrape(busy(), dropped=8), name, **labels) == expected
+    assert value(scrape(busy()), name, **labels) == expected
 
 
 def test_every_name_is_exposed() -> None:
     """A name in the docs would exist nowhere."""
-    _, body = exposition(Snapshot.take(busy()), busy().counters(), BOUNDS)
+    _, body = exposition(Snapshot.take(busy()), busy().counters(), BOUNDS, READINGS)
     exposed = set(re.findall(r"^# HELP (\S+)", body.decode(), re.MULTILINE))
     declared = {each for each in vars(names).values() if isinstance(each, names.Metric)}
-    assert {each.name for each in declared} <= {name.removesuffix("_total") for name in exposed}
+    assert {each.name for each in declared} <= exposed | {name.removesuffix("_total") for name in exposed}
     assert all(each.help.endswith(".") for each in declared)
+
+
+def test_every_name_is_in_the_docs() -> None:
+    """A name on a dashboard could not be looked up."""
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    _, body = exposition(Snapshot.take(busy()), busy().counters(), BOUNDS, READINGS)
+    exposed = set(re.findall(r"^# HELP ((?:spliceway|kube)\S+)", body.decode(), re.MULTILINE))
+    documented = set(re.findall(r"`((?:spliceway|kube(?:proxy|rnetes))_[a-z_]+)`", page))
+    assert documented == exposed
+
+
+def test_without_packet_rules_there_are_no_series_of_them() -> None:
+    """An agent that binds would look as if its packet rules were empty."""
+    readings = AdminReadings()
+    assert not [name for name, _ in scrape(busy(), readings) if "capture" in name or "nftables" in name]
 
 
 def test_pools_without_traffic_cost_only_their_endpoint_gauges() -> None:
@@ -160,6 +274,8 @@ def test_open_metrics_when_asked_for() -> None:
         ("default/shop", ("default", "shop", "")),
         ("default/shop:http@ipv6", ("default", "shop", "http@ipv6")),
         ("default/shop@ipv6", ("default", "shop", "@ipv6")),
+        ("default/shop:http@ipv6@local", ("default", "shop", "http@ipv6@local")),
+        ("default/shop@local", ("default", "shop", "@local")),
         ("127.0.0.1:8080", ("", "127.0.0.1:8080", "")),
     ],
 )

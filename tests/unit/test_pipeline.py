@@ -15,10 +15,12 @@ from spliceway.model import (
     Backend,
     Delete,
     EndpointSlice,
+    FrontendKey,
     HealthCheck,
     Kind,
     Problem,
     Problems,
+    Protocol,
     Service,
     Synced,
 )
@@ -74,9 +76,9 @@ async def test_a_change_touches_what_it_concerns(shop: Objects, vip: Address) ->
         assert running.fake.backends("default/shop") == [("10.0.0.1", 8080)]
         await running.change(*upserts([endpoints("shop.0")]))
         assert vip not in running.fake.addresses(), "no usable endpoint: refused at once"
-        assert running.pipeline.frontends()[vip].state == "rejecting"
+        assert running.pipeline.frontends()[FrontendKey(vip, Protocol.TCP)].state == "rejecting"
         await running.change(Delete("api", Kind.SERVICE, key("shop")))
-        assert vip not in running.pipeline.frontends()
+        assert FrontendKey(vip, Protocol.TCP) not in running.pipeline.frontends()
         assert "default/shop" not in running.fake.pools
         assert key("shop") not in running.pipeline.plans()
 
@@ -128,7 +130,7 @@ async def test_a_port_in_use_is_a_problem_until_it_is_free(shop: Objects, vip: A
     pods = endpoints("blog.0", "10.0.0.3")
     with socket.create_server(vip):
         async with pipeline(settings, [*shop, other, pods]) as running:
-            assert running.pipeline.frontends()[vip].state == "failed"
+            assert running.pipeline.frontends()[FrontendKey(vip, Protocol.TCP)].state == "failed"
             (problem,) = running.pipeline.problems()
             assert problem.subject == f"Frontend {vip} (default/shop)"
             assert list(running.fake.addresses().values()) == ["default/blog"], "the other Service is served"
@@ -166,9 +168,9 @@ async def test_listens_serve_a_service_and_nothing_else(shop: Objects) -> None:
         assert running.fake.addresses() == {listen.address: "default/shop"}
         client = Address("127.0.0.1", 5000)
         for address in (listen.address, Address("127.0.0.1", listen.address.port)):
-            assert running.pipeline.explain(address, client).pool == "default/shop"
+            assert running.pipeline.explain(FrontendKey(address, Protocol.TCP), client).pool == "default/shop"
         with pytest.raises(KeyError, match="nothing serves"):
-            running.pipeline.explain(Address("127.0.0.1", 1), client)
+            running.pipeline.explain(FrontendKey(Address("127.0.0.1", 1), Protocol.TCP), client)
 
 
 async def test_embedded_pools_do_not_wait_for_the_cluster(vip: Address) -> None:

@@ -8,6 +8,7 @@ from spliceway.model import (
     Address,
     Delete,
     Gone,
+    Keep,
     Kind,
     ListEnd,
     ListStart,
@@ -20,7 +21,7 @@ from spliceway.model import (
     Verdict,
 )
 from spliceway.store import Store
-from support.objects import endpoints, key, service, upserts
+from support.objects import endpoints, key, node, service, upserts
 
 SHOP, SHOP_PODS = service("shop", "10.96.0.1"), endpoints("shop.0", "10.0.0.1")
 
@@ -79,6 +80,60 @@ def test_a_relist_deletes_what_it_does_not_name() -> None:
     assert dirty == {key("old")}
     assert store.view(key("old")).service is None
     assert store.view(key("shop")).slices == (SHOP_PODS,), "slices were not listed, so they stay"
+
+
+def test_a_relist_deletes_nothing_that_is_there_but_cannot_be_read() -> None:
+    """One odd field of a Service would take it away at the next relist, and its clients would be refused."""
+    store = Store()
+    store.fold(upserts([SHOP, SHOP_PODS]))
+    for kind, name in ((Kind.SERVICE, "shop"), (Kind.ENDPOINT_SLICE, "shop.0")):
+        assert store.fold([ListStart("api", kind), Keep("api", kind, key(name)), ListEnd("api", kind)]) == set()
+    assert store.view(key("shop")) == (key("shop"), SHOP, (SHOP_PODS,))
+    assert store.fold([Keep("api", Kind.SERVICE, key("never-seen"))]) == set()
+    assert store.counts() == (1, 1, 0)
+    assert store.fold([ListStart("api", Kind.SERVICE), ListEnd("api", Kind.SERVICE)]) == {key("shop")}
+
+
+def test_a_change_of_nothing_that_is_used_plans_nothing() -> None:
+    """A controller that writes the status of ten thousand Services would have all of them planned."""
+    store = Store()
+    store.fold(upserts([msgspec.structs.replace(SHOP, resource_version="1")]))
+    assert store.fold(upserts([msgspec.structs.replace(SHOP, resource_version="2")])) == set()
+    found = store.view(key("shop")).service
+    assert found is not None
+    assert found.resource_version == "2"
+    assert store.fold(upserts([msgspec.structs.replace(SHOP, ingress_ips=("198.51.100.1",))])) == {key("shop")}
+
+
+def test_the_node_is_told_and_makes_no_service_dirty() -> None:
+    """The agent would not know its zone and addresses, or plan everything at each of kubelet's reports."""
+    store = Store(("nodes",))
+    assert store.node is None
+    first, second = node("worker-1", "192.0.2.7"), node("worker-1", "192.0.2.7", zone="eu-1a")
+    assert store.fold([*upserts([SHOP, first]), Synced("nodes")]) == {key("shop")}
+    assert store.synced
+    assert store.node is first
+    assert store.fold(upserts([second])) == set()
+    assert store.node is second
+    assert store.counts() == (1, 0, 0)
+    assert (
+        store.fold([ListStart("api", Kind.NODE), Keep("api", Kind.NODE, second.key), ListEnd("api", Kind.NODE)])
+        == set()
+    )
+    assert store.node is second
+    assert store.fold([Delete("api", Kind.NODE, second.key)]) == set()
+    assert store.node is None
+    store.fold(upserts([first]))
+    assert store.fold([ListStart("api", None), *upserts([SHOP]), ListEnd("api", None)]) == set()
+    assert store.node is None
+
+
+def test_a_node_in_two_files_is_named() -> None:
+    store = Store()
+    store.fold([Upsert("b.yaml", node("worker-1", "192.0.2.8")), Upsert("a.yaml", node("worker-1", "192.0.2.7"))])
+    assert store.node == node("worker-1", "192.0.2.7")
+    (problem,) = store.problems()
+    assert problem.subject == "Node worker-1"
 
 
 def test_a_vanished_file_takes_its_problems_along() -> None:

@@ -6,58 +6,25 @@ import datetime
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from kubernetes.config import incluster_config
 
-from spliceway.model import EndpointSlice, Fact, Kind, Problems, Service
+from spliceway.model import EndpointSlice, Fact, Problems, Service
 from spliceway.settings import SourceSettings
-from spliceway.source import kubernetes, open_source, watch
+from spliceway.source import watch
 from spliceway.source.api import Access, UnreachableError
 from support import fakeapi
 from support.fakeapi import LIST_FAULTS, SERVICES, SLICES, WATCH_FAULTS, FakeApi, endpoint_slice, service
 from support.fold import Fold, folded
+from support.watching import same, source_of, versions, watching
 
 LABELS = {"kubernetes.io/service-name": "shop"}
 SEEDS = range(12)
 POD_ENVIRONMENT = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi() as server:
-        yield server
-
-
-@pytest.fixture(params=[False, True], ids=["http", "https"])
-def any_api(request: pytest.FixtureRequest) -> Iterator[FakeApi]:
-    with FakeApi(tls=request.param) as server:
-        yield server
-
-
-def source_of(api: FakeApi, folder: Path, **changes: Any) -> kubernetes.KubernetesSource:
-    given: dict[str, Any] = {"watch_timeout": 5.0, "request_timeout": 0.3, "backoff": 0.01, "backoff_limit": 0.05}
-    source = open_source(SourceSettings(kubeconfig=api.kubeconfig(folder), **{**given, **changes}))
-    assert isinstance(source, kubernetes.KubernetesSource)
-    return source
-
-
-def versions(fold: Fold, kind: Kind = Kind.SERVICE) -> dict[str, str]:
-    return {key.name: made.resource_version for (_, of, key), made in fold.objects.items() if of is kind}
-
-
-def same(fold: Fold, api: FakeApi) -> bool:
-    return versions(fold) == api.versions(SERVICES) and versions(fold, Kind.ENDPOINT_SLICE) == api.versions(SLICES)
-
-
-async def watching(api: FakeApi, times: int = 1) -> None:
-    """Wait until both kinds are watched: before that, a change may still be part of the list."""
-    await trio.to_thread.run_sync(api.wait_for, "watch", times)
 
 
 async def test_lists_then_watches(any_api: FakeApi, tmp_path: Path) -> None:
@@ -271,6 +238,28 @@ async def test_bad_object_is_named_and_keeps_its_last_state(api: FakeApi, tmp_pa
             lambda: any("Service default/shop: spec.type: 'Wrong' is none" in said for said in fold.said())
         )
         api.put(SERVICES, "shop", service(82))
+        await fold.until(lambda: same(fold, api) and not fold.said())
+
+
+async def test_bad_object_keeps_its_last_state_in_a_new_list(api: FakeApi, tmp_path: Path) -> None:
+    """Lost: a Service or its endpoints, when they are unreadable at the moment at which everything is listed again."""
+    good = {SERVICES: api.put(SERVICES, "shop", service())}
+    good[SLICES] = api.put(SLICES, "shop-1", endpoint_slice("10.0.0.1"), labels=LABELS)
+    async with folded(source_of(api, tmp_path)) as fold:
+        await watching(api)
+        api.forget()
+        api.put(SERVICES, "shop", service(type="Wrong"))
+        api.put(SERVICES, "new", service(type="Wrong"))
+        api.put(SLICES, "shop-1", {**endpoint_slice(), "addressType": "IPX"}, labels=LABELS)
+        api.forget()
+        api.cut()
+        await fold.until(lambda: fold.lists == 4 and len(fold.said()) == 3)
+        assert versions(fold) == {"shop": good[SERVICES]}
+        assert fold.names() == {"shop", "shop-1"}
+        assert any("Service default/shop: spec.type: 'Wrong' is none" in said for said in fold.said())
+        api.delete(SERVICES, "shop")
+        api.delete(SERVICES, "new")
+        api.put(SLICES, "shop-1", endpoint_slice("10.0.0.2"), labels=LABELS)
         await fold.until(lambda: same(fold, api) and not fold.said())
 
 

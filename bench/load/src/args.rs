@@ -1,7 +1,7 @@
 //! `--name value` pairs of the command line.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -38,6 +38,12 @@ impl Args {
     pub fn addresses(&mut self, name: &str) -> Result<Vec<SocketAddr>, String> {
         let text = self.0.remove(name).ok_or_else(|| format!("--{name} ADDR:PORT is missing"))?;
         text.split(',').map(|item| item.parse().map_err(|_| format!("--{name}: {item:?} is not ADDR:PORT"))).collect()
+    }
+
+    /// A list of addresses without ports, separated by commas; empty when it is not there.
+    pub fn hosts(&mut self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let Some(text) = self.0.remove(name) else { return Ok(Vec::new()) };
+        text.split(',').map(|item| item.parse().map_err(|_| format!("--{name}: {item:?} is not an address"))).collect()
     }
 
     /// Refuse options that no one asked for.

@@ -1,15 +1,15 @@
 //! Small requests: one epoll thread, edge-triggered, drives all connections of `rr`, `crr` and `paced`.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::args::Args;
+use crate::connection::{self, Connection, Step};
 use crate::http::{self, Request};
 use crate::report::Outcome;
 
@@ -56,20 +56,6 @@ impl Load {
         }
         Ok(load)
     }
-}
-
-struct Connection {
-    stream: TcpStream,
-    begun: Instant,
-    sent: bool,
-    answered: bool,
-    held: Vec<u8>,
-}
-
-enum Step {
-    Wait,
-    Done,
-    Failed(&'static str),
 }
 
 struct Client<'a> {
@@ -151,24 +137,16 @@ impl Client<'_> {
     fn dial(&mut self) -> io::Result<()> {
         let target = self.load.targets[(self.dialled % self.load.targets.len() as u64) as usize];
         self.dialled += 1;
-        let begun = Instant::now();
-        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let (connection, connecting) = Connection::open(target)?;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        let connecting = rustix::net::connect(&stream, &target);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(index as u64), flags)?;
-        self.slots[index] =
-            Some(Connection { stream, begun, sent: false, answered: false, held: Vec::with_capacity(256) });
+        epoll::add(&self.epoll, &connection.stream, epoll::EventData::new_u64(index as u64), connection::INTEREST)?;
+        self.slots[index] = Some(connection);
         match connecting {
-            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(()),
-            Err(error) => self.fail(index, kind_of(&error.into(), false)),
+            Ok(()) => Ok(()),
+            Err(kind) => self.fail(index, kind),
         }
     }
 
@@ -239,56 +217,4 @@ fn tally(timeline: &mut Vec<(u64, u64)>, since: Duration) -> &mut (u64, u64) {
         timeline.resize(second + 1, (0, 0));
     }
     &mut timeline[second]
-}
-
-impl Connection {
-    /// Do what the socket allows now: send the request once connected, read the reply, and see the server close.
-    fn advance(&mut self, request: &[u8], keep: bool) -> Step {
-        if !self.sent {
-            return self.send(request);
-        }
-        let mut chunk = [0_u8; 512];
-        loop {
-            let length = match self.stream.read(&mut chunk) {
-                Ok(0) if self.answered => return Step::Done,
-                Ok(0) => return Step::Failed("closed-without-reply"),
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Wait,
-                Err(error) => return Step::Failed(kind_of(&error, true)),
-            };
-            self.held.extend_from_slice(&chunk[..length]);
-            match http::server_name(&self.held) {
-                Ok(None) => {}
-                Ok(Some(_)) if keep => return Step::Done,
-                Ok(Some(_)) => self.answered = true,
-                Err(()) => return Step::Failed("bad-reply"),
-            }
-        }
-    }
-
-    /// A request of 64 bytes always fits an idle socket's buffer, so a partial write is an error.
-    fn send(&mut self, request: &[u8]) -> Step {
-        match self.stream.write(request) {
-            Ok(length) if length == request.len() => {
-                self.sent = true;
-                Step::Wait
-            }
-            Ok(_) => Step::Failed("partial-write"),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait,
-            Err(error) => Step::Failed(kind_of(&error, self.sent)),
-        }
-    }
-}
-
-fn kind_of(error: &io::Error, connected: bool) -> &'static str {
-    match (error.kind(), connected) {
-        (io::ErrorKind::ConnectionRefused, _) => "refused",
-        (io::ErrorKind::ConnectionReset, true) => "reset",
-        (io::ErrorKind::ConnectionReset, false) => "reset-while-connecting",
-        (io::ErrorKind::TimedOut, _) => "kernel-timeout",
-        (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => "unreachable",
-        (io::ErrorKind::AddrNotAvailable, _) => "out-of-ports",
-        (io::ErrorKind::BrokenPipe, _) => "broken-pipe",
-        _ => "other",
-    }
 }

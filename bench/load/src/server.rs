@@ -1,7 +1,7 @@
-//! The backend: one epoll thread answers small requests; each bulk stream gets a thread of its own.
+//! The backend: one epoll thread answers small requests and datagrams; each bulk stream gets a thread of its own.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::bulk;
+use crate::datagram;
 use crate::http::{self, Request};
 
 /// A bulk client that stops reading or writing for this long has died.
@@ -31,11 +32,23 @@ enum Fate {
 struct Server {
     epoll: OwnedFd,
     listeners: Vec<TcpListener>,
+    sockets: Vec<Answering>,
     /// Replies by listener, without and with `Connection: close`.
     replies: Vec<[Vec<u8>; 2]>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
 }
+
+/// A socket for datagrams and what it answers.
+struct Answering {
+    socket: UdpSocket,
+    reply: [u8; datagram::SIZE],
+}
+
+/// Bytes of datagrams that may wait: the clients' windows are smaller, so nothing is lost here.
+const UDP_BUFFER: usize = 4 << 20;
+/// Datagrams answered in a row before others have their turn.
+const UDP_TURN: usize = 64;
 
 /// Listen with room for bursts of new connections; std's backlog is too small for that.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -48,11 +61,21 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// Serve until killed. A line on standard output tells when all addresses accept.
+/// Open a socket for datagrams. Without the right to a large buffer it has what the machine allows.
+fn open_udp(address: SocketAddr) -> io::Result<Answering> {
+    let socket = UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    sockopt::set_socket_recv_buffer_size_force(&socket, UDP_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, UDP_BUFFER))?;
+    Ok(Answering { socket, reply: datagram::template(address) })
+}
+
+/// Serve TCP and UDP until killed; no UDP on a wildcard address, which could not name the address that was asked. A line on standard output tells when all addresses accept.
 pub fn serve(addresses: &[SocketAddr]) -> io::Result<()> {
     let mut server = Server {
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         listeners: Vec::new(),
+        sockets: Vec::new(),
         replies: Vec::new(),
         connections: Vec::new(),
         free: Vec::new(),
@@ -63,6 +86,13 @@ pub fn serve(addresses: &[SocketAddr]) -> io::Result<()> {
         epoll::add(&server.epoll, &listener, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         server.replies.push([http::reply(*address, false), http::reply(*address, true)]);
         server.listeners.push(listener);
+    }
+    for address in addresses.iter().filter(|address| !address.ip().is_unspecified()) {
+        let answering =
+            open_udp(*address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+        let token = (server.listeners.len() + server.sockets.len()) as u64;
+        epoll::add(&server.epoll, &answering.socket, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        server.sockets.push(answering);
     }
     writeln!(io::stdout(), "ready")?;
     let mut events = Vec::with_capacity(256);
@@ -76,7 +106,10 @@ pub fn serve(addresses: &[SocketAddr]) -> io::Result<()> {
             let token = event.data.u64() as usize;
             match token.checked_sub(server.listeners.len()) {
                 None => server.accept(token)?,
-                Some(index) => server.ready(index),
+                Some(index) => match index.checked_sub(server.sockets.len()) {
+                    None => server.sockets[index].answer(),
+                    Some(index) => server.ready(index),
+                },
             }
         }
     }
@@ -97,7 +130,7 @@ impl Server {
                 self.connections.push(None);
                 self.connections.len() - 1
             });
-            let token = epoll::EventData::new_u64((self.listeners.len() + index) as u64);
+            let token = epoll::EventData::new_u64((self.listeners.len() + self.sockets.len() + index) as u64);
             epoll::add(&self.epoll, &stream, token, epoll::EventFlags::IN)?;
             self.connections[index] = Some(Connection { stream, server: listener, held: Vec::new() });
         }
@@ -115,6 +148,23 @@ impl Server {
             && epoll::delete(&self.epoll, &connection.stream).is_ok()
         {
             std::thread::spawn(move || connection.stream_bulk(request));
+        }
+    }
+}
+
+impl Answering {
+    /// Answer what waits. Errors are those of clients that have gone.
+    fn answer(&mut self) {
+        let mut bytes = [0; datagram::SIZE + 1];
+        for _ in 0..UDP_TURN {
+            let (length, client) = match self.socket.recv_from(&mut bytes) {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => continue,
+            };
+            if datagram::answer(&bytes[..length], &mut self.reply) {
+                let _sent = self.socket.send_to(&self.reply, client);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-"""Capture by ordinary listening sockets. Needs no privileges beyond those of the addresses and ports asked for."""
+"""Capture by ordinary sockets. Needs no privileges beyond those of the addresses and ports asked for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import socket
 from pathlib import Path
 
 from spliceway.errors import FrontendError
-from spliceway.model import Address
+from spliceway.model import Address, Protocol
 
 _REASONS = {
-    errno.EADDRINUSE: "address already in use by another process; stop that one (ss -ltnp names it) or change the port",
+    errno.EADDRINUSE: "address already in use by another process; stop that one (ss -lntup names it) or change the port",
     errno.EADDRNOTAVAIL: "the address is not local to this machine; add it (ip addr add {host} dev lo) or use another",
     errno.EACCES: "not permitted; ports below net.ipv4.ip_unprivileged_port_start need root or CAP_NET_BIND_SERVICE",
     errno.EPERM: "not permitted; ports below net.ipv4.ip_unprivileged_port_start need root or CAP_NET_BIND_SERVICE",
@@ -25,7 +25,7 @@ class BindCapture:
     """Opens frontends, and keeps addresses that were reserved before their frontend opens."""
 
     def __init__(self) -> None:
-        self._reserved: dict[Address, socket.socket] = {}
+        self._reserved: dict[Address, socket.socket] = {}  # TCP: nobody reserves a UDP port
         self._backlog = listen_backlog()
 
     def reserve(self, address: Address) -> Address:
@@ -36,7 +36,7 @@ class BindCapture:
         Raises:
             FrontendError: the address cannot be bound.
         """
-        reserved = _bind(address)
+        reserved = _bind(address, Protocol.TCP)
         real = Address(address.host, int(reserved.getsockname()[1]))
         self._reserved[real] = reserved
         return real
@@ -46,13 +46,17 @@ class BindCapture:
         if reserved := self._reserved.pop(address, None):
             reserved.close()
 
-    def open(self, address: Address) -> int:
-        """Listen on ``address`` and return the file descriptor, which belongs to the caller.
+    def open(self, address: Address, protocol: Protocol = Protocol.TCP) -> int:
+        """Open a socket at ``address``, and return its file descriptor, which belongs to the caller.
+
+        A TCP socket listens; a UDP socket is bound, and takes every datagram that comes to the address.
 
         Raises:
             FrontendError: the socket cannot be opened; the text says why and what to do.
         """
-        listener = self._reserved.pop(address, None) or _bind(address)
+        if protocol is Protocol.UDP:
+            return _bind(address, protocol).detach()
+        listener = self._reserved.pop(address, None) or _bind(address, protocol)
         try:
             listener.listen(self._backlog)
         except OSError as error:
@@ -74,15 +78,18 @@ def listen_backlog() -> int:
         return socket.SOMAXCONN
 
 
-def _bind(address: Address) -> socket.socket:
+def _bind(address: Address, protocol: Protocol) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    kind = socket.SOCK_DGRAM if protocol is Protocol.UDP else socket.SOCK_STREAM
     try:
-        bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        bound = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
         raise _refusal(address, error) from None
     try:
-        # A port whose old connections are in TIME_WAIT can be bound again; two listeners still exclude each other.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if protocol is Protocol.TCP:
+            # A port whose old connections are in TIME_WAIT can be bound again; two listeners still exclude each other.
+            # (For UDP there is no TIME_WAIT, and with this option two sockets would share a port, one of them deaf.)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # The IPv6 wildcard serves both families, whatever net.ipv6.bindv6only says.
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from spliceway.errors import AgentUnreachableError
-from spliceway.model import Address
+from spliceway.model import Address, FrontendKey
 from spliceway.observe.state import AgentState, ErrorState, ExplainState
 
 #: seconds for each step of a request
@@ -37,7 +37,7 @@ def fetch_state(path: Path) -> AgentState:
     return _ask(path, "/state", AgentState)
 
 
-def fetch_explanation(path: Path, frontend: Address, client: Address) -> ExplainState:
+def fetch_explanation(path: Path, frontend: FrontendKey, client: Address) -> ExplainState:
     """What a flow from ``client`` to ``frontend`` would do.
 
     Raises:

@@ -11,7 +11,7 @@ import msgspec
 
 from spliceway.claims import Claims
 from spliceway.cli.params import FilePathParam
-from spliceway.model import EndpointSlice, KubernetesObject, ObjectKey, Problem, Service, ServicePlan, Upsert
+from spliceway.model import EndpointSlice, KubernetesObject, ObjectKey, Problem, Service, ServicePlan, Upsert, kind_of
 from spliceway.plan import PlanOptions, plan_service
 from spliceway.store import Store
 
@@ -36,7 +36,8 @@ def check(paths: tuple[Path, ...]) -> None:
     """Check manifests as `run --manifests PATH...` would read them.
 
     Prints one line for each problem, as file:line: object: what is wrong, and a summary. Exit code 1 if anything is
-    wrong; warnings, and kinds of object that are not read, do not count as wrong.
+    wrong; warnings, and kinds of object that are not read, do not count as wrong. Nodes are checked as well: `run`
+    uses the one that it runs on.
     """
     findings = examine(manifest_files(paths))
     for problem in findings.problems:
@@ -91,7 +92,7 @@ def examine(files: Iterable[Path]) -> Findings:
             places.setdefault(_subject(each), (str(file), line))
             if isinstance(each, Service):
                 services.add(each.key)
-            else:
+            elif isinstance(each, EndpointSlice):
                 slices.append(each)
         store.fold(Upsert(str(file), each) for each in manifest.objects)
     problems.extend(_placed(problem, places) for problem in store.problems())
@@ -133,7 +134,7 @@ def _placed(problem: Problem, places: dict[str, tuple[str, int]]) -> Problem:
 
 
 def _subject(each: KubernetesObject) -> str:
-    return f"{'Service' if isinstance(each, Service) else 'EndpointSlice'} {each.key}"
+    return f"{kind_of(each)} {each.key}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,18 +8,18 @@ import click
 
 from spliceway.cli.agent import fetch_explanation
 from spliceway.cli.output import open_console, print_table
-from spliceway.cli.params import AddressParam, ClientParam, state_socket_option
-from spliceway.model import Address
+from spliceway.cli.params import ClientParam, FrontendParam, state_socket_option
+from spliceway.model import Address, FrontendKey
 from spliceway.observe.state import ExplainState
 
 _COLUMNS = ("try", "backend", "weight", "health", "active", "why")
 
 
 @click.command()
-@click.argument("frontend", type=AddressParam(), metavar="ADDR:PORT")
+@click.argument("frontend", type=FrontendParam(), metavar="ADDR:PORT[/udp]")
 @click.option("--client", type=ClientParam(), required=True, metavar="IP[:PORT]", help="Who connects.")
 @state_socket_option
-def explain(frontend: Address, client: Address, state_socket: Path) -> None:
+def explain(frontend: FrontendKey, client: Address, state_socket: Path) -> None:
     """Tell which backends a connection to ADDR:PORT would try, in order, and why.
 
     Asks the running agent, which runs the code that picks backends, without a connection being made.

@@ -15,6 +15,7 @@ try:
     import click
 
     from spliceway.cli.check import check
+    from spliceway.cli.cleanup import cleanup
     from spliceway.cli.demo import demo
     from spliceway.cli.explain import explain
     from spliceway.cli.run import run
@@ -79,7 +80,7 @@ def cli() -> None:
     """
 
 
-for command in (run, check, explain, status, demo):
+for command in (run, check, explain, status, demo, cleanup):
     cli.add_command(command)
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from spliceway.model import Address
+from spliceway.durations import parse_seconds
+from spliceway.model import Address, FrontendKey
 from spliceway.settings import Listen
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ else:  # generic only in later versions of click
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|s|m|h)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: a DNS label, as Kubernetes asks for in names of namespaces, Services and ports
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
@@ -41,7 +40,7 @@ class AddressParam(_ParamType):
         """Give an `Address`, or fail with one sentence."""
         if value is None or isinstance(value, Address):
             return value
-        if self._off and value == "off":
+        if self._off and value in ("off", ""):
             return OFF
         try:
             return Address.parse(value)
@@ -72,6 +71,21 @@ class ClientParam(_ParamType):
             with suppress(ValueError):
                 return Address.parse(text)
         return self.fail(f"{value!r} is not an IP address, with or without a port.", param, ctx)
+
+
+class FrontendParam(_ParamType):
+    """``ADDR:PORT``, with ``/udp`` for the UDP frontend there."""
+
+    name = "addr:port[/udp]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Give a `FrontendKey`, or fail with one sentence."""
+        if isinstance(value, FrontendKey):
+            return value
+        try:
+            return FrontendKey.parse(value)
+        except ValueError as error:
+            return self.fail(f"{error}.", param, ctx)
 
 
 class ListenParam(_ParamType):
@@ -114,14 +128,29 @@ class SecondsParam(_ParamType):
         """Give seconds, or fail with one sentence."""
         if value is None or isinstance(value, float | int):
             return value
-        match = _SECONDS.fullmatch(value.strip())
-        if match is None:
-            self.fail(f"{value!r} is not a time such as 2, 0.25, 250ms or 1m.", param, ctx)
-        seconds = float(match[1]) * _UNITS[match[2] or "s"]
+        try:
+            seconds = parse_seconds(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
         if not self._low <= seconds <= self._high:
             upper = f" and at most {self._high:g} s" if self._high < math.inf else ""
             self.fail(f"{value!r} is out of range: it must be at least {self._low:g} s{upper}.", param, ctx)
         return seconds
+
+
+class ListParam(_ParamType):
+    """Words with commas between them."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Give a tuple of words, or fail with one sentence."""
+        if value is None or isinstance(value, tuple):
+            return value
+        words = tuple(word.strip() for word in value.split(","))
+        if not all(words):
+            self.fail(f"{value!r} has an empty entry.", param, ctx)
+        return words
 
 
 class FilePathParam(click.Path):

@@ -1,60 +1,71 @@
 """The admin side: health endpoints and metrics over TCP, and the JSON state over a unix socket only.
 
 It has its own listeners, bounds and two threads, so that neither a scrape nor an evil client slows the pipeline down.
+The two TCP addresses and their paths are kube-proxy's (H-08 to H-14).
 
-- ``/livez``: 200 while the control plane runs at all
-- ``/readyz``: 200 from the first complete state until shutdown begins
-- ``/healthz``: 200 while no source has been silent for too long; what is known keeps being served meanwhile, so nothing
-  should restart the agent for it, but somebody should look (H-09, H-10)
-- ``/metrics``: Prometheus
-- ``/state``, ``/explain?frontend=ADDR:PORT&client=ADDR:PORT``: unix socket only
+- the health address: ``/healthz`` and ``/livez`` (`spliceway.observe.proxyhealth`), and ``/readyz``: 200 from the first
+  complete state until shutdown begins
+- the metrics address: ``/metrics`` (Prometheus), ``/proxyMode``, ``/configz`` and a plain ``/healthz``
+- the unix socket: ``/state`` and ``/explain?frontend=ADDR:PORT&client=ADDR:PORT``, and all of the above
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import trio
 
-from spliceway.model import Address, FrontendState
+from spliceway.model import Address, FrontendKey
 from spliceway.observe.http import HttpServer, Request, Response, text_response
+from spliceway.observe.listening import serve_at
 from spliceway.observe.metrics import exposition
 from spliceway.observe.observed import Observed
+from spliceway.observe.proxyhealth import ProxyHealth
+from spliceway.observe.readings import AdminReadings, AgentReadings
 from spliceway.observe.state import ErrorState, agent_state, explain_state
 from spliceway.observe.statesocket import state_socket
 from spliceway.observe.stats import Snapshot
-from spliceway.settings import AdminSettings
+from spliceway.settings import AdminSettings, Settings
 
-logger = logging.getLogger(__name__)
-
-#: seconds of silence after which a source makes ``/healthz`` fail: twice the time after which a watch is opened anew
-STALE_AFTER = 600.0
-#: seconds between attempts to open the HTTP listener when its port is taken (H-11)
-REBIND_INTERVAL = 5.0
 #: threads for answers that take longer than a few milliseconds
 _THREADS = 2
+#: what ``/proxyMode`` says; tools ask it to know whether iptables or ipvs are at work (H-15)
+PROXY_MODE = "spliceway"
 
 _JSON = "application/json"
 
 
 class AdminAddresses(NamedTuple):
-    """Where the admin side is reached. ``http`` None: switched off, or its port is still taken."""
+    """Where the admin side is reached. None: switched off, or the port is still taken."""
 
-    http: Address | None
+    healthz: Address | None
+    metrics: Address | None
     socket: Path | None
+
+
+class AdminContext(NamedTuple):
+    """What the admin side tells besides what it sees of the pipeline."""
+
+    health: ProxyHealth
+    #: for ``/configz``
+    settings: Settings
+    #: of what runs beside the pipeline
+    readings: Callable[[], AgentReadings] = AgentReadings
+    #: told when an address cannot be opened
+    on_failure: Callable[[str], None] = lambda message: None
 
 
 async def serve_admin(
     observed: Observed,
     settings: AdminSettings,
+    context: AdminContext,
     *,
     task_status: trio.TaskStatus[AdminAddresses] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -62,100 +73,80 @@ async def serve_admin(
 
     Raises:
         SettingsError: the state socket cannot be opened, or another agent answers on it.
+        FrontendError: a port is taken, and ``settings.hard_fail`` is set.
     """
-    admin = Admin(observed)
-    public = HttpServer(admin.public, timeout=settings.timeout, max_connections=settings.max_connections)
-    private = HttpServer(admin.private, timeout=settings.timeout, max_connections=settings.max_connections)
-    admin.servers = (public, private)
+    admin = Admin(observed, context)
+    handlers = (admin.health, admin.metrics, admin.private)
+    servers = tuple(
+        HttpServer(handler, timeout=settings.timeout, max_connections=settings.max_connections) for handler in handlers
+    )
+    admin.servers = servers
+
     with state_socket(settings.socket) if settings.socket else nullcontext() as sock:
         async with trio.open_nursery() as nursery:
-            if sock is not None:
-                listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-                nursery.start_soon(private.serve, listener)
-            http = None
-            if settings.address is not None:
-                http = await nursery.start(_serve_http, public, settings.address)
-            task_status.started(AdminAddresses(http, settings.socket))
 
-
-async def _serve_http(
-    server: HttpServer, address: Address, *, task_status: trio.TaskStatus[Address | None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    waiting = False
-    while True:
-        try:
-            listener = await _listen(address)
-            break
-        except OSError as error:
-            if not waiting:
-                reason = (error.strerror or str(error)).lower()
-                logger.warning(
-                    "Admin address %s: cannot listen: %s; health endpoints and metrics are missing until it is free "
-                    "(tried every %g s).",
-                    address,
-                    reason,
-                    REBIND_INTERVAL,
+            async def open_at(server: HttpServer, address: Address | None, what: str) -> Address | None:
+                if address is None:
+                    return None
+                on_failure = context.on_failure
+                real: Address | None = await nursery.start(
+                    partial(serve_at, server, address, what, hard_fail=settings.hard_fail, on_failure=on_failure)
                 )
-                task_status.started(None)
-                waiting = True
-            await trio.sleep(REBIND_INTERVAL)
-    name = listener.socket.getsockname()
-    real = Address(name[0], name[1])
-    if waiting:
-        logger.info("Admin address %s: listening.", real)
-    else:
-        task_status.started(real)
-    await server.serve(listener)
+                return real
 
-
-async def _listen(address: Address) -> trio.SocketListener:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # [::] answers both families, whatever the machine's default is (H-11).
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.host != "::"))
-        await sock.bind(tuple(address))
-        sock.listen(128)
-    except BaseException:
-        sock.close()
-        raise
-    return trio.SocketListener(sock)
+            if sock is not None:
+                nursery.start_soon(servers[2].serve, trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+            healthz = await open_at(servers[0], settings.healthz, "health endpoints")
+            metrics = await open_at(servers[1], settings.metrics, "metrics")
+            task_status.started(AdminAddresses(healthz, metrics, settings.socket))
 
 
 class Admin:
-    """Answers requests about one pipeline."""
+    """Answers requests about one agent."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: Observed, context: AdminContext) -> None:
         self.servers: tuple[HttpServer, ...] = ()
         self._observed = observed
+        self._context = context
         self._threads = trio.CapacityLimiter(_THREADS)
-        self._last_healthy = _now()
 
-    async def public(self, request: Request) -> Response:
-        """What anybody who reaches the TCP port may ask."""
+    async def health(self, request: Request) -> Response:
+        """What load balancers and probes ask."""
         match request.path:
+            case "/healthz":
+                return self._context.health.healthz()
             case "/livez":
-                return _json(200, {"live": True})
+                return self._context.health.livez()
             case "/readyz":
                 return self._readyz()
-            case "/healthz":
-                return self._healthz()
+            case _:
+                return text_response(404, "Not here; /healthz, /livez and /readyz are.")
+
+    async def metrics(self, request: Request) -> Response:
+        """What Prometheus and curious people of the node ask."""
+        match request.path:
             case "/metrics":
                 return await self._metrics(request.accept)
+            case "/proxyMode":
+                return Response(200, "text/plain; charset=utf-8", PROXY_MODE.encode())
+            case "/healthz":
+                return Response(200, "text/plain; charset=utf-8", b"ok")
+            case "/configz":
+                return _json(200, {"spliceway": self._context.settings})
             case _:
-                return text_response(404, "Not here; /healthz, /livez, /readyz and /metrics are.")
+                return text_response(404, "Not here; /metrics, /proxyMode, /configz and /healthz are.")
 
     async def private(self, request: Request) -> Response:
-        """What the agent's own user may ask over the unix socket besides."""
+        """What the agent's own user may ask over the unix socket."""
         match request.path:
             case "/state":
                 return await self._state()
             case "/explain":
                 return await self._explain(request.query)
+            case "/metrics" | "/proxyMode" | "/configz":
+                return await self.metrics(request)
             case _:
-                return await self.public(request)
+                return await self.health(request)
 
     def _readyz(self) -> Response:
         observed = self._observed
@@ -167,39 +158,27 @@ class Admin:
             return _json(503, {"ready": False, "reason": reason})
         return _json(200, {"ready": True, "generation": observed.generation()})
 
-    def _healthz(self) -> Response:
-        sources = self._observed.sources()
-        stale = [each.name for each in sources if each.staleness > STALE_AFTER]
-        now = _now()
-        if not stale:
-            self._last_healthy = now
-        body = {
-            "lastUpdated": self._last_healthy,
-            "currentTime": now,
-            "healthy": not stale,
-            "ready": self._observed.ready(),
-            "draining": self._observed.draining(),
-            "generation": self._observed.generation(),
-            "stale": stale,
-            "sources": sources,
-        }
-        return _json(503 if stale else 200, body)
-
     async def _metrics(self, accept: str) -> Response:
-        snapshot = Snapshot.take(self._observed)
-        dropped = sum(server.dropped for server in self.servers)
+        agent = self._context.readings()
+        snapshot = Snapshot.take(self._observed, agent.problems)
+        health = self._context.health
+        readings = AdminReadings(
+            agent,
+            tuple(health.healthz_codes.items()),
+            tuple(health.livez_codes.items()),
+            sum(server.dropped for server in self.servers),
+        )
 
         def collect() -> Response:
             counters = self._observed.counters(all_pools=False)
-            content_type, body = exposition(
-                snapshot, counters, self._observed.connect_bounds(), dropped=dropped, accept=accept
-            )
+            bounds = self._observed.connect_bounds()
+            content_type, body = exposition(snapshot, counters, bounds, readings, accept=accept)
             return Response(200, content_type, body)
 
         return await trio.to_thread.run_sync(collect, limiter=self._threads, abandon_on_cancel=True)
 
     async def _state(self) -> Response:
-        snapshot = Snapshot.take(self._observed)
+        snapshot = Snapshot.take(self._observed, self._context.readings().problems)
 
         def collect() -> Response:
             counters = self._observed.counters(all_pools=False)
@@ -209,28 +188,18 @@ class Admin:
 
     async def _explain(self, query: dict[str, str]) -> Response:
         try:
-            frontend = Address.parse(query.get("frontend", ""))
+            key = FrontendKey.parse(query.get("frontend", ""))
             client = Address.parse(query.get("client", ""))
         except ValueError as error:
             return _json(400, ErrorState(f"{error}."))
-        state = self._find(frontend)
+        state = self._observed.find_frontend(key)
         if state is None:
-            return _json(404, ErrorState(f"Nothing is served at {frontend}; {self._suggest(frontend)}."))
-        address = state.frontend.address
+            return _json(404, ErrorState(f"Nothing is served at {key}; {self._suggest(key.address)}."))
         try:
-            explanation = self._observed.explain(address, client)
+            explanation = self._observed.explain(key, client)
         except KeyError:
-            return _json(404, ErrorState(f"The engine has no pool for {address} at this moment; ask again."))
-        return _json(200, explain_state(str(frontend), str(client), state.state, state.message, explanation))
-
-    def _find(self, frontend: Address) -> FrontendState | None:
-        """The frontend that takes a connection to this address: its own, or a wildcard of its port."""
-        frontends = self._observed.frontends()
-        for host in (frontend.host, "0.0.0.0" if ":" not in frontend.host else "::", "::"):
-            state = frontends.get(Address(host, frontend.port))
-            if state is not None:
-                return state
-        return None
+            return _json(404, ErrorState(f"The engine has no pool for {key} at this moment; ask again."))
+        return _json(200, explain_state(str(key), str(client), state.state, state.message, explanation))
 
     def _suggest(self, frontend: Address) -> str:
         known = [state.frontend.address for state in self._observed.frontends().values()]
@@ -244,8 +213,4 @@ class Admin:
 
 
 def _json(status: int, body: object) -> Response:
-    return Response(status, _JSON, msgspec.json.encode(body))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Response(status, _JSON, msgspec.json.encode(body, enc_hook=str))

@@ -1,6 +1,6 @@
 """A small HTTP/1.1 server for the admin side: h11 over Trio streams, with bounds and time-outs everywhere.
 
-Only requests without a body are served. A client that sends slowly, reads slowly, or opens many connections costs
+No request has a body that anybody reads. A client that sends slowly, reads slowly, or opens many connections costs
 itself its own connection, and nobody else an answer.
 """
 
@@ -62,10 +62,12 @@ class HttpServer:
     ``timeout`` (seconds) bounds each of: the wait for a whole request head, the handler, and the sending of its
     response. With ``max_connections`` open, a new one takes the place of the one that has waited longest for its client
     to send or to read, or, when every one is being answered, of the one with the oldest request; `dropped` counts them.
+    Only GET and HEAD are served, unless ``any_method``.
     """
 
-    def __init__(self, handler: Handler, *, timeout: float, max_connections: int) -> None:
+    def __init__(self, handler: Handler, *, timeout: float, max_connections: int, any_method: bool = False) -> None:
         self.dropped = 0
+        self._any_method = any_method
         self._handler = handler
         self._timeout = timeout
         self._max_connections = max_connections
@@ -159,7 +161,7 @@ class HttpServer:
             dict(parse_qsl(target.query)),
             dict(head.headers).get(b"accept", b"").decode("latin-1"),
         )
-        if request.method not in ("GET", "HEAD"):
+        if not self._any_method and request.method not in ("GET", "HEAD"):
             return text_response(405, "Only GET and HEAD are served.", ("Allow", "GET, HEAD"))
         with trio.move_on_after(self._timeout):
             try:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from spliceway.model import (
     Address,
+    FrontendKey,
     FrontendState,
+    Node,
     ObjectKey,
     Problem,
     ServicePlan,
     SourceStatistics,
     Verdict,
 )
+from spliceway.observe.syncs import SyncTimes
 
 if TYPE_CHECKING:
     from spliceway._engine import EngineCounters, Explanation
@@ -34,12 +37,21 @@ class Observed(Protocol):
         """The number of the desired state that the engine has."""
         ...
 
+    @property
+    def syncs(self) -> SyncTimes:
+        """When changes arrived and when they were in force."""
+        ...
+
     def plans(self) -> Mapping[ObjectKey, ServicePlan]:
         """The present plan of every Service."""
         ...
 
-    def frontends(self) -> Mapping[Address, FrontendState]:
+    def frontends(self) -> Mapping[FrontendKey, FrontendState]:
         """Every frontend that somebody asked for, and what became of it."""
+        ...
+
+    def plan(self, key: ObjectKey) -> ServicePlan | None:
+        """The present plan of one Service; None when it asks for nothing."""
         ...
 
     def problems(self) -> tuple[Problem, ...]:
@@ -62,6 +74,14 @@ class Observed(Protocol):
         """Upper bounds in seconds of the counters' ``connect_buckets``, without +Inf."""
         ...
 
-    def explain(self, frontend: Address, client: Address) -> Explanation:
-        """What a flow from ``client`` to ``frontend`` would do. Raises `KeyError` when nothing serves ``frontend``."""
+    def node(self) -> Node | None:
+        """The Node that the agent runs on, as the API last told of it."""
+        ...
+
+    def find_frontend(self, key: FrontendKey) -> FrontendState | None:
+        """The frontend that a client of this address meets: its own, or a wildcard of its port."""
+        ...
+
+    def explain(self, key: FrontendKey, client: Address) -> Explanation:
+        """What a flow from ``client`` to frontend ``key`` would do. Raises `KeyError` when nothing serves it."""
         ...

@@ -87,6 +87,8 @@ def limit_hits(counters: EngineCounters) -> dict[str, int]:
         "fds": counters.fd_limit_hits,
         "pipes": counters.pipe_limit_hits,
         "events": counters.events_dropped,
+        "sessions": counters.session_limit_hits,
+        "affinities": counters.affinity_limit_hits,
     }
 
 

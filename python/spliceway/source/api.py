@@ -11,6 +11,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 from weakref import WeakSet
@@ -30,12 +31,16 @@ from spliceway.source import wire
 _config: Any = kubernetes.config  # untyped
 
 _HEADERS = {"Accept": "application/json", "User-Agent": "spliceway"}
-#: a peer that vanished without a word is noticed after 30 + 3 * 10 seconds, however quiet the stream is
+#: seconds: packets to a server that is away are repeated after 1 and 3 s, then ever more seldom; a new attempt finds
+#: one that came back sooner
+_CONNECT = 5.0
+#: a peer that vanished without a word is noticed after 10 + 3 * 5 seconds, however quiet the stream is; one that was
+#: started anew meanwhile, after 10
 _KEEPALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
 _PIECE = 1 << 16
@@ -119,6 +124,10 @@ class Client:
         finally:
             response.close()
 
+    def send(self, method: str, path: str, body: bytes, content_type: str) -> None:
+        """Write something. Raises `UnreachableError` and `RefusedError`."""
+        self._open(path, {}, self._timeout, method, body, content_type).drain_conn()
+
     def abort(self) -> None:
         """End the request that is under way in another thread, and refuse all others."""
         self._aborted = True
@@ -140,20 +149,34 @@ class Client:
             sock.close()
             raise OSError("aborted")
 
-    def _open(self, path: str, query: dict[str, str], silence: float) -> urllib3.BaseHTTPResponse:
-        url = f"{self._configuration.host}{path}?{urlencode(query)}"
+    def _open(
+        self,
+        path: str,
+        query: dict[str, str],
+        silence: float,
+        method: str = "GET",
+        body: bytes | None = None,
+        content_type: str | None = None,
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self._configuration.host}{path}"
+        if query:
+            url += f"?{urlencode(query)}"
+        headers = {**_HEADERS, **self._credentials()}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
         try:
             response = self._pools.request(
-                "GET",
+                method,
                 url,
-                headers={**_HEADERS, **self._credentials()},
-                timeout=urllib3.Timeout(connect=self._timeout, read=silence),
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(connect=min(self._timeout, _CONNECT), read=silence),
                 retries=False,
                 preload_content=False,
             )
         except _FAILURES as error:
             raise UnreachableError(_reason(error)) from error
-        if response.status == 200:
+        if response.status in (HTTPStatus.OK, HTTPStatus.CREATED):
             return response
         try:
             raise _refusal(response)
@@ -197,6 +220,16 @@ def _load(settings: SourceSettings) -> Any:
     """Return the package's configuration. Raises `SourceError`."""
     configuration = kubernetes.client.Configuration()
     configuration.socket_options = _KEEPALIVE
+    if settings.server is None:
+        return _credentials_of(settings, configuration)
+    if settings.kubeconfig is not None or settings.context is not None:
+        _credentials_of(settings, configuration)
+    configuration.host = settings.server.rstrip("/")  # without a kubeconfig, nobody in particular asks
+    return configuration
+
+
+def _credentials_of(settings: SourceSettings, configuration: Any) -> Any:
+    """Fill in what the kubeconfig, or else the Pod's own account says. Raises `SourceError`."""
     if settings.kubeconfig is None and settings.context is None:
         try:
             _config.load_incluster_config(configuration)

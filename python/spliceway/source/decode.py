@@ -1,7 +1,8 @@
 """Kubernetes objects of the wire become values of the model, or faults that name object and field. Pure, never raises.
 
-Rules: S-03 and S-13 for Services, E-01 to E-06 for EndpointSlices, S-12 for addresses (kube-proxy's behaviour). What
-is usable of an object is used: a bad port or endpoint is left out and named, the rest stays.
+Rules: S-03 to S-13 for Services, E-01 to E-08 for EndpointSlices, W-22 to W-24 for Nodes, S-12 for addresses
+(kube-proxy's behaviour). What is usable of an object is used: a bad port or endpoint is left out and named, the rest
+stays.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 import msgspec
 
 from spliceway.model import Kind, KubernetesObject, ObjectKey, Problem
-from spliceway.source import endpointslice, service, wire
-from spliceway.source.salvage import Fault, path_text
+from spliceway.source import endpointslice, node, service, wire
+from spliceway.source.fields import name_fault
+from spliceway.source.salvage import Fault, UnusableError, path_text
 from spliceway.source.salvage import Path as FieldPath
 
 _HINTS = {
@@ -23,19 +25,22 @@ _HINTS = {
     ("v1", "EndpointsList"): ": write EndpointSlices (discovery.k8s.io/v1) instead",
     ("discovery.k8s.io/v1beta1", "EndpointSlice"): ": write discovery.k8s.io/v1",
 }
-_LISTS = {("v1", "List"), ("v1", "ServiceList"), ("discovery.k8s.io/v1", "EndpointSliceList")}
-#: what may be meant by a misspelt kind, in lower case
-_MEANT = {kind.lower(): (version, kind) for version, kind in _LISTS} | {
+_LISTS = {("v1", "List"), ("v1", "ServiceList"), ("v1", "NodeList"), ("discovery.k8s.io/v1", "EndpointSliceList")}
+#: what may be meant by a misspelt kind, in lower case; a NodeList is not, which a PodList is too much like
+_MEANT = {kind.lower(): (version, kind) for version, kind in _LISTS if kind != "NodeList"} | {
     kind.lower(): (version, kind.value) for kind, version in wire.API_VERSIONS.items()
 }
 #: of two words, how alike they must be: Servce and Service are (0.92), ServiceAccount and Service are not (0.67)
 _ALIKE = 0.8
-_UNION: msgspec.json.Decoder[wire.Service | wire.EndpointSlice] = msgspec.json.Decoder(
-    wire.Service | wire.EndpointSlice
-)
-_OF_KIND: dict[Kind, msgspec.json.Decoder[wire.Service] | msgspec.json.Decoder[wire.EndpointSlice]] = {
+_Wire = wire.Service | wire.EndpointSlice | wire.Node
+_UNION: msgspec.json.Decoder[_Wire] = msgspec.json.Decoder(_Wire)
+_OF_KIND: dict[
+    Kind,
+    msgspec.json.Decoder[wire.Service] | msgspec.json.Decoder[wire.EndpointSlice] | msgspec.json.Decoder[wire.Node],
+] = {
     Kind.SERVICE: msgspec.json.Decoder(wire.Service),
     Kind.ENDPOINT_SLICE: msgspec.json.Decoder(wire.EndpointSlice),
+    Kind.NODE: msgspec.json.Decoder(wire.Node),
 }
 
 
@@ -84,15 +89,14 @@ def decode_json(data: bytes | msgspec.Raw, kind: Kind | None = None, *, manifest
         return _decode_slowly(data, kind, manifest)
     except (ValueError, RecursionError) as error:
         return _malformed(error)
+    version = wire.API_VERSIONS[Kind.ENDPOINT_SLICE if isinstance(found, wire.EndpointSlice) else Kind.SERVICE]
+    if found.api_version != version and (found.api_version or not kind):
+        return _decode_slowly(data, kind, manifest)
     if isinstance(found, wire.Service):
-        if found.api_version == "v1" or (kind and not found.api_version):
-            meta = found.metadata
-            ports = list(enumerate(found.spec.ports or ()))
-            return _decode_service(found, ports, meta.annotations or {}, [], manifest)
-    elif found.api_version == "discovery.k8s.io/v1" or (kind and not found.api_version):
-        ports_of_slice = list(enumerate(found.ports or ()))
-        return _decode_slice(found, ports_of_slice, list(enumerate(found.endpoints or ())), [], manifest)
-    return _decode_slowly(data, kind, manifest)
+        return _decode_service(found, service.parts_of(found), [], manifest)
+    if isinstance(found, wire.EndpointSlice):
+        return _decode_slice(found, endpointslice.parts_of(found), [], manifest)
+    return _decode_node(found, node.parts_of(found), [])
 
 
 def decode_value(value: object, kind: Kind | None = None, *, manifest: bool = False) -> Decoded:
@@ -141,40 +145,32 @@ def _decode_piecewise(value: dict[Any, Any], kind: Kind, subject: str, manifest:
     try:
         if kind is Kind.SERVICE:
             return _decode_service(*service.salvage(value, faults), faults, manifest)
-        return _decode_slice(*endpointslice.salvage(value, faults), faults, manifest)
-    except service.UnusableError as error:
+        if kind is Kind.ENDPOINT_SLICE:
+            return _decode_slice(*endpointslice.salvage(value, faults), faults, manifest)
+        return _decode_node(*node.salvage(value, faults), faults)
+    except UnusableError as error:
         faults.append(error.fault)
     version = value["metadata"].get("resourceVersion") if isinstance(value.get("metadata"), dict) else None
     return Decoded(
         subject,
         kind,
-        _key_of(value.get("metadata"), manifest),
+        _key_of(kind, value.get("metadata"), manifest),
         faults=tuple(faults),
         resource_version=version if isinstance(version, str) else "",
     )
 
 
-def _decode_service(
-    found: wire.Service,
-    ports: list[tuple[int, wire.ServicePort]],
-    annotations: dict[str, str],
-    faults: list[Fault],
-    manifest: bool,
-) -> Decoded:
+def _decode_service(found: wire.Service, parts: service.Parts, faults: list[Fault], manifest: bool) -> Decoded:
     meta = found.metadata
     key = _key(meta.namespace, meta.name, manifest, faults)
     subject = f"Service {key or _name(meta.namespace, meta.name)}"
     version = meta.resource_version or ""
-    made = service.make(key, found, ports, annotations, faults) if key else None
+    made = service.make(key, found, parts, faults) if key else None
     return Decoded(subject, Kind.SERVICE, key, made, tuple(faults), resource_version=version)
 
 
 def _decode_slice(
-    found: wire.EndpointSlice,
-    ports: list[tuple[int, wire.SlicePort]],
-    endpoints: list[tuple[int, wire.Endpoint]],
-    faults: list[Fault],
-    manifest: bool,
+    found: wire.EndpointSlice, parts: endpointslice.Parts, faults: list[Fault], manifest: bool
 ) -> Decoded:
     meta = found.metadata
     key = _key(meta.namespace, meta.name, manifest, faults)
@@ -185,29 +181,46 @@ def _decode_slice(
     reason = endpointslice.reason_to_ignore(found)
     if reason:
         return Decoded(subject, Kind.ENDPOINT_SLICE, key, None, (reason,), ignored=True, resource_version=version)
-    made = endpointslice.make(key, found, ports, endpoints, faults, default_name="" if manifest else None)
+    made = endpointslice.make(key, found, parts, faults, default_name="" if manifest else None)
     return Decoded(subject, Kind.ENDPOINT_SLICE, key, made, tuple(faults), resource_version=version)
+
+
+def _decode_node(found: wire.Node, parts: node.Parts, faults: list[Fault]) -> Decoded:
+    meta = found.metadata
+    key = _node_key(meta.name, faults)
+    made = node.make(key, found, parts, faults) if key else None
+    subject = f"Node {_shown(meta.name)}"
+    return Decoded(subject, Kind.NODE, key, made, tuple(faults), resource_version=meta.resource_version or "")
 
 
 def _key(namespace: str | None, name: str | None, manifest: bool, faults: list[Fault]) -> ObjectKey | None:
     if namespace is None and manifest:
         namespace = "default"
     for field, text in (("namespace", namespace), ("name", name)):
-        fault = service.name_fault(("metadata", field), text)
+        fault = name_fault(("metadata", field), text)
         if fault:
             faults.append(fault)
             return None
     return ObjectKey(sys.intern(namespace or ""), sys.intern(name or ""))
 
 
-def _key_of(metadata: object, manifest: bool) -> ObjectKey | None:
+def _node_key(name: str | None, faults: list[Fault]) -> ObjectKey | None:
+    """A Node has no namespace."""
+    fault = name_fault(("metadata", "name"), name)
+    if fault:
+        faults.append(fault)
+        return None
+    return ObjectKey("", sys.intern(name or ""))
+
+
+def _key_of(kind: Kind, metadata: object, manifest: bool) -> ObjectKey | None:
     """The key of an object that is unusable otherwise, so that its last good version can be kept."""
     if not isinstance(metadata, dict):
         return None
     namespace, name = metadata.get("namespace"), metadata.get("name")
     if not (isinstance(namespace, str | None) and isinstance(name, str)):
         return None
-    return _key(namespace, name, manifest, [])
+    return _node_key(name, []) if kind is Kind.NODE else _key(namespace, name, manifest, [])
 
 
 def _subject(kind: object, metadata: object) -> str:
@@ -215,13 +228,17 @@ def _subject(kind: object, metadata: object) -> str:
     if not isinstance(metadata, dict):
         return kind_text
     namespace, name = metadata.get("namespace"), metadata.get("name")
-    return f"{kind_text} {_name(namespace, name)}".strip()
+    return f"{kind_text} {_shown(name) if kind == Kind.NODE else _name(namespace, name)}".strip()
 
 
 def _name(namespace: object, name: object) -> str:
     """A name for a message: whatever was written, cut short."""
-    shown = str(name)[:253] if isinstance(name, str) and name else "(no name)"
+    shown = _shown(name)
     return f"{str(namespace)[:63]}/{shown}" if isinstance(namespace, str) and namespace else f"default/{shown}"
+
+
+def _shown(name: object) -> str:
+    return str(name)[:253] if isinstance(name, str) and name else "(no name)"
 
 
 def _malformed(error: Exception) -> Decoded:

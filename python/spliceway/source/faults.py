@@ -8,9 +8,12 @@ from http.client import responses
 
 from spliceway.source.api import RefusedError
 from spliceway.source.events import Failed
+from spliceway.source.resource import Resource
 
 #: seconds: the longest wait that an API server may ask for (Retry-After)
 _LONGEST_RETRY_AFTER = 60.0
+#: how much longer an overloaded API server is left alone
+_PATIENCE = 6
 
 
 class ExpiredError(Exception):
@@ -26,9 +29,19 @@ class StreamError(Exception):
         self.status = status
         self.retry_after = retry_after
 
+    @property
+    def overloaded(self) -> bool:
+        """The API server sheds load."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS
+
 
 class Backoff:
-    """Waits that double from ``first`` to ``limit`` seconds, each shortened at random by up to a half."""
+    """Waits that double from ``first`` to ``limit`` seconds, each shortened at random by up to a half.
+
+    A watch that resumes costs the API server little, so a short limit lets all agents be current soon after an outage.
+    An API server that sheds load says so (429): then the limit is `_PATIENCE` times as long, so that thousands of
+    agents do not keep it down.
+    """
 
     def __init__(self, first: float, limit: float) -> None:
         self._first = first
@@ -39,15 +52,16 @@ class Backoff:
         """It works again."""
         self._failures = 0
 
-    def next(self) -> float:
-        """Return how long to wait after this failure."""
-        wait = min(self._limit, self._first * 2.0 ** min(self._failures, 32))
+    def next(self, *, overloaded: bool = False) -> float:
+        """Return how long to wait after this failure; ``overloaded``: the API server sheds load."""
+        limit = self._limit * _PATIENCE if overloaded else self._limit
+        wait = min(limit, self._first * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return wait * random.uniform(0.5, 1.0)
 
 
-def stream_error(error: Exception, name: str, host: str) -> StreamError:
-    """Say in one sentence what went wrong with the requests for ``name``, and what to do."""
+def stream_error(error: Exception, resource: Resource, host: str) -> StreamError:
+    """Say in one sentence what went wrong with the requests for ``resource``, and what to do."""
     if not isinstance(error, RefusedError):
         return StreamError(f"the API server {host} cannot be used ({error})")
     text = error.message.rstrip(".")
@@ -59,8 +73,9 @@ def stream_error(error: Exception, name: str, host: str) -> StreamError:
         )
     elif error.status == HTTPStatus.FORBIDDEN:
         message = (
-            f"the API server refuses to list and watch {name} (403 Forbidden{said}); grant 'list' and 'watch' on "
-            f"{name} to this account, as ClusterRole system:node-proxier does"
+            f"the API server refuses to list and watch {resource.name} (403 Forbidden{said}); grant 'list' and "
+            f"'watch' on {resource.name} to this account by a ClusterRole with the rule {{apiGroups: "
+            f'["{resource.group}"], resources: [{resource.name}], verbs: [list, watch]}}, as system:node-proxier has'
         )
     else:
         message = f"the API server {host} answers with HTTP status {error.status}{said}"

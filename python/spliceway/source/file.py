@@ -22,6 +22,7 @@ from spliceway.model import (
     KubernetesObject,
     ListEnd,
     ListStart,
+    Node,
     Problem,
     Problems,
     SourceStatistics,
@@ -69,13 +70,15 @@ class FileSource:
     """Facts of manifests. ``paths`` are files, and folders whose ``*.yaml``, ``*.yml`` and ``*.json`` are read.
 
     Folders are not read recursively, hidden files are skipped; files may appear and vanish. Each file is one origin.
+    The Node called ``node`` is told as well, if a manifest holds it; other Nodes are none of our business.
     """
 
     name: str = "files"
     synced_names: tuple[str, ...] = ("files",)
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], node: str | None = None) -> None:
         self._paths = tuple(dict.fromkeys(paths))
+        self._node = node
         self._files: dict[Path, _Known] = {}
         self._unsettled: dict[Path, _Unsettled] = {}
         self._unreadable: dict[Path, str] = {}
@@ -183,6 +186,7 @@ class FileSource:
             return
         known.problem = None
         objects, problems = with_last_good(manifest, known.objects)
+        objects = tuple(made for made in objects if not isinstance(made, Node) or made.key.name == self._node)
         known.objects = objects
         self._errors += sum(not problem.warning for problem in problems)
         self._last_error = next((str(problem) for problem in problems if not problem.warning), self._last_error)

@@ -1,4 +1,4 @@
-"""The Kubernetes source: Services and EndpointSlices by list and watch, one independent stream for each kind."""
+"""The Kubernetes source: what concerns a node, by list and watch, one independent stream for each kind of object."""
 
 from __future__ import annotations
 
@@ -7,30 +7,36 @@ import logging
 import trio
 
 from spliceway.model import Fact, SourceStatistics
-from spliceway.settings import SourceSettings
+from spliceway.settings import NodeSettings, SourceSettings
+from spliceway.source import resource
 from spliceway.source.api import Access
-from spliceway.source.resource import ENDPOINT_SLICES, SERVICES
 from spliceway.source.watch import KindStream
 
 log = logging.getLogger(__name__)
 
-#: threads: two read, two may still be ending the request before
-_THREADS = 8
+#: threads for each stream: one reads; two may still be ending the requests before, one connects
+_THREADS = 4
 
 
 class KubernetesSource:
-    """Facts of a cluster. Construction blocks and raises `spliceway.errors.SourceError`; see `open_source`."""
+    """Facts of a cluster: Services, EndpointSlices, and the Node that ``node`` names, if it names one.
+
+    Its streams are synced when they have been listed once, also when there is no such Node; none is waited for with a
+    limit (W-05). Construction blocks and raises `spliceway.errors.SourceError`; see `open_source`.
+    """
 
     name: str = "kubernetes"
-    synced_names: tuple[str, ...] = (SERVICES.name, ENDPOINT_SLICES.name)
+    synced_names: tuple[str, ...]
 
-    def __init__(self, settings: SourceSettings) -> None:
+    def __init__(self, settings: SourceSettings, node: NodeSettings) -> None:
         access = Access(settings)
         self._host = access.host
-        limiter = trio.CapacityLimiter(_THREADS)
-        self._streams = tuple(
-            KindStream(resource, access, settings, limiter) for resource in (SERVICES, ENDPOINT_SLICES)
-        )
+        resources = [resource.services(node.proxy_name), resource.endpoint_slices()]
+        if node.name is not None:
+            resources.append(resource.node(node.name))
+        limiter = trio.CapacityLimiter(_THREADS * len(resources))
+        self._streams = tuple(KindStream(each, access, settings, limiter) for each in resources)
+        self.synced_names = tuple(each.name for each in resources)
 
     def statistics(self) -> tuple[SourceStatistics, ...]:
         """Return one entry for each kind."""
@@ -38,7 +44,7 @@ class KubernetesSource:
 
     async def run(self, facts: trio.MemorySendChannel[tuple[Fact, ...]]) -> None:
         """Send what the cluster says, then every change, until cancelled."""
-        log.info("waiting for Services and EndpointSlices of %s", self._host)
+        log.info("waiting for %s of %s", ", ".join(self.synced_names), self._host)
         async with trio.open_nursery() as nursery:
             for stream in self._streams:
                 nursery.start_soon(stream.forever, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from spliceway.model import Kind, KubernetesObject, ObjectKey, Problem, Service
+from spliceway.model import Kind, KubernetesObject, ObjectKey, Problem, kind_of
 from spliceway.source.manifest import Manifest
 from spliceway.source.salvage import mistake
 
@@ -51,7 +51,7 @@ def _missing(names: list[_Name], manifest: Manifest) -> Problem:
 
 
 def _name(made: KubernetesObject) -> _Name:
-    return (Kind.SERVICE if isinstance(made, Service) else Kind.ENDPOINT_SLICE, made.key)
+    return (kind_of(made), made.key)
 
 
 def _subject(name: _Name) -> str:

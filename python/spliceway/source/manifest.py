@@ -32,6 +32,7 @@ _LineOf = Callable[[FieldPath], int | None]
 _LIST_KINDS: dict[tuple[Any, Any], Kind | None] = {
     ("v1", "List"): None,
     ("v1", "ServiceList"): Kind.SERVICE,
+    ("v1", "NodeList"): Kind.NODE,
     ("discovery.k8s.io/v1", "EndpointSliceList"): Kind.ENDPOINT_SLICE,
 }
 

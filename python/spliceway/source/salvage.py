@@ -1,12 +1,14 @@
 """Decoding piece by piece an object that does not decode as a whole, so that only the bad pieces are lost. Pure.
 
 The fast path decodes a whole object at once. When that fails, the parts of which an object may have many (ports,
-endpoints, annotations) are converted one by one here: the bad ones become faults, the good ones keep their index.
+endpoints, annotations) and the fields that it can do without are converted one by one here: the bad ones become
+faults, the good ones keep their index.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -18,7 +20,7 @@ _LOCATED = re.compile(r"(?P<text>.*?)(?: - at (?:`key` in )?`\$(?P<path>.*)`)?",
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
 _TYPE_NAME = re.compile(r"`(\w+(?: \| \w+)*)`")
-_LOSS = re.compile(r"; [^;]* is (?:left out|not used)\Z")
+_LOSS = re.compile(r"; [^;]* is (?:left out|not used|used)\Z")
 _WORDS = {
     "int": "a whole number",
     "float": "a number with a fraction",
@@ -33,7 +35,7 @@ _WORDS = {
 class Fault(NamedTuple):
     """Something is wrong in an object: where (keys and indices from its root), and one clear sentence without it.
 
-    The sentence may end with what is lost, as in ``; this port is left out``: see `mistake`.
+    The sentence may end with what comes of it, as in ``; this port is left out``: see `mistake`.
     """
 
     path: Path
@@ -41,8 +43,16 @@ class Fault(NamedTuple):
     warning: bool = False
 
 
+class UnusableError(Exception):
+    """Nothing of an object can be used, because of ``fault``."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
 def mistake(message: str) -> str:
-    """Return what is wrong without what is lost by it: nothing is, when the last good version is kept."""
+    """Return what is wrong without what comes of it: nothing does, when the last good version is kept."""
     return _LOSS.sub("", message)
 
 
@@ -76,17 +86,69 @@ def lift(container: dict[str, Any], name: str) -> tuple[dict[str, Any], Any]:
     return rest, rest.pop(name, None)
 
 
-def convert_parts(parts: object, part_type: type[_Part], path: Path, faults: list[Fault]) -> list[tuple[int, _Part]]:
-    """Convert each entry of a list on its own; return the good ones with their index, add a fault for each bad one."""
+def mapping_of(value: dict[Any, Any], name: str) -> dict[str, Any]:
+    """Return the mapping ``name`` of an object. Raises `UnusableError`."""
+    found = value.get(name)
+    if not isinstance(found, dict):
+        raise UnusableError(Fault((name,), "is missing" if found is None else "expected a mapping"))
+    return found
+
+
+def optional_mapping_of(value: dict[str, Any], path: Path, faults: list[Fault]) -> dict[str, Any]:
+    """Return the mapping at the end of ``path`` of what holds it; an empty one, and a fault, when it is none."""
+    found = value.get(str(path[-1]))
+    if isinstance(found, dict):
+        return found
+    if found is not None:
+        faults.append(Fault(path, "expected a mapping; it is left out"))
+    return {}
+
+
+def convert_whole(
+    value: dict[str, Any], whole: type[_Part], path: Path, faults: list[Fault], optional: Collection[str] = ()
+) -> _Part:
+    """Convert what is left of an object without its many parts; see `convert_without`. Raises `UnusableError`."""
+    try:
+        return convert_without(value, whole, path, faults, optional)
+    except msgspec.ValidationError as error:
+        raise UnusableError(fault_of(error, path)) from None
+
+
+def convert_without(
+    value: object, wanted: type[_Part], path: Path, faults: list[Fault], optional: Collection[str]
+) -> _Part:
+    """Convert a value; those of its ``optional`` fields that are bad are left out, with a fault for each.
+
+    Raises `msgspec.ValidationError` when something else is bad.
+    """
+    while True:
+        try:
+            return msgspec.convert(value, wanted)
+        except msgspec.ValidationError as error:
+            fault = fault_of(error, path)
+            field = fault.path[len(path)] if len(fault.path) > len(path) else None
+            if not (isinstance(value, dict) and field in optional and field in value):
+                raise
+            faults.append(fault._replace(message=f"{fault.message}; it is left out"))
+            value = {name: part for name, part in value.items() if name != field}
+
+
+def convert_parts(
+    parts: object, part_type: type[_Part], path: Path, faults: list[Fault], optional: Collection[str] = ()
+) -> list[tuple[int, _Part]]:
+    """Convert each entry of a list on its own; return the good ones with their index, add a fault for each bad one.
+
+    An entry can do without its ``optional`` fields.
+    """
     if parts is None:
         return []
     if not isinstance(parts, list):
-        faults.append(Fault(path, "expected a list"))
+        faults.append(Fault(path, "expected a list; it is left out"))
         return []
     good: list[tuple[int, _Part]] = []
     for index, part in enumerate(parts):
         try:
-            good.append((index, msgspec.convert(part, part_type)))
+            good.append((index, convert_without(part, part_type, (*path, index), faults, optional)))
         except msgspec.ValidationError as error:
             fault = fault_of(error, (*path, index))
             faults.append(fault._replace(message=f"{fault.message}; this entry is left out"))
@@ -98,7 +160,7 @@ def convert_texts(mapping: object, prefix: str, path: Path, faults: list[Fault])
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
-        faults.append(Fault(path, "expected a mapping"))
+        faults.append(Fault(path, "expected a mapping; it is left out"))
         return {}
     texts: dict[str, str] = {}
     for key, text in mapping.items():

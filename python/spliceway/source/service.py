@@ -1,58 +1,90 @@
-"""A Service of the wire becomes a Service of the model (S-03, S-12, S-13). Pure."""
+"""A Service of the wire becomes a Service of the model (S-03 to S-10, S-12, S-13). Pure."""
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import lru_cache
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any, NamedTuple
 
 from spliceway.model import ObjectKey, Protocol, Service, ServicePortSpec
 from spliceway.source import wire
-from spliceway.source.address import canonical_address, dialable
-from spliceway.source.salvage import Fault, convert_parts, convert_texts, fault_of, lift
+from spliceway.source.fields import optional_port, port_is_sound, protocol_of, shown
+from spliceway.source.salvage import (
+    Fault,
+    convert_parts,
+    convert_texts,
+    convert_whole,
+    lift,
+    mapping_of,
+    optional_mapping_of,
+)
 from spliceway.source.salvage import Path as FieldPath
+from spliceway.source.serviceaddresses import cluster_ips, external_ips, ingress_ips, source_ranges
 
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _AFFINITIES = ("None", "ClientIP")
-_PROTOCOLS = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
-_LAST_PORT = 65535
-_Whole = TypeVar("_Whole", wire.Service, wire.EndpointSlice)
 _LEFT_OUT = "; this port is left out"
+#: S-08
+_AFFINITY_TIMEOUT = 10800
+_LONGEST_AFFINITY = 86400
+#: fields of ``spec`` without which a Service is still served
+_OPTIONAL = (
+    "sessionAffinityConfig",
+    "internalTrafficPolicy",
+    "externalTrafficPolicy",
+    "healthCheckNodePort",
+)
 
 
-class UnusableError(Exception):
-    """Nothing of an object can be used, because of ``fault``."""
+class Parts(NamedTuple):
+    """The parts of a Service of which each may be bad on its own, with their indices."""
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
+    ports: list[tuple[int, wire.ServicePort]]
+    external_ips: list[tuple[int, str]]
+    source_ranges: list[tuple[int, str]]
+    ingress: list[tuple[int, wire.Ingress]]
+    annotations: dict[str, str]
 
 
-def salvage(
-    value: dict[Any, Any], faults: list[Fault]
-) -> tuple[wire.Service, list[tuple[int, wire.ServicePort]], dict[str, str]]:
-    """Convert a Service that does not decode as a whole: itself, its good ports, its tuning annotations.
+def parts_of(found: wire.Service) -> Parts:
+    """The parts of a Service that decoded as a whole."""
+    spec = found.spec
+    balancer = found.status.load_balancer if found.status else None
+    return Parts(
+        list(enumerate(spec.ports or ())),
+        list(enumerate(spec.external_ips)) if spec.external_ips else [],
+        list(enumerate(spec.load_balancer_source_ranges)) if spec.load_balancer_source_ranges else [],
+        list(enumerate(balancer.ingress)) if balancer and balancer.ingress else [],
+        found.metadata.annotations or {},
+    )
 
-    Raises `UnusableError` when a field is bad that is not one of many.
+
+def salvage(value: dict[Any, Any], faults: list[Fault]) -> tuple[wire.Service, Parts]:
+    """Convert a Service that does not decode as a whole: itself, and what is good of its parts.
+
+    Raises `spliceway.source.salvage.UnusableError` when a field is bad that it cannot do without.
     """
     metadata, annotations = lift(mapping_of(value, "metadata"), "annotations")
     spec, ports = lift(mapping_of(value, "spec"), "ports")
-    found = convert_whole({"metadata": metadata, "spec": spec}, wire.Service)
+    spec, externals = lift(spec, "externalIPs")
+    spec, ranges = lift(spec, "loadBalancerSourceRanges")
+    found = wire.Service(
+        convert_whole(metadata, wire.Metadata, ("metadata",), faults),
+        convert_whole(spec, wire.ServiceSpec, ("spec",), faults, _OPTIONAL),
+    )
     texts = convert_texts(annotations, wire.TUNING_PREFIX, ("metadata", "annotations"), faults)
-    return found, convert_parts(ports, wire.ServicePort, ("spec", "ports"), faults), texts
+    good_ports = convert_parts(ports, wire.ServicePort, ("spec", "ports"), faults, ("nodePort",))
+    balancer = optional_mapping_of(optional_mapping_of(value, ("status",), faults), ("status", "loadBalancer"), faults)
+    return found, Parts(
+        good_ports,
+        convert_parts(externals, str, ("spec", "externalIPs"), faults),
+        convert_parts(ranges, str, ("spec", "loadBalancerSourceRanges"), faults),
+        convert_parts(balancer.get("ingress"), wire.Ingress, ("status", "loadBalancer", "ingress"), faults),
+        texts,
+    )
 
 
-def make(
-    key: ObjectKey,
-    found: wire.Service,
-    ports: list[tuple[int, wire.ServicePort]],
-    annotations: dict[str, str],
-    faults: list[Fault],
-) -> Service | None:
+def make(key: ObjectKey, found: wire.Service, parts: Parts, faults: list[Fault]) -> Service | None:
     """Return the Service; add faults for what of it cannot be used. None: its type or affinity is unknown.
 
     A headless Service (``clusterIP: None``) has no ``cluster_ips``, as one without address; the plan skips both (S-03).
@@ -65,47 +97,57 @@ def make(
         (("spec", "sessionAffinity"), affinity, _AFFINITIES),
     ):
         if text not in allowed:
-            faults.append(Fault(path, f"{text!r} is none of {', '.join(allowed)}"))
+            faults.append(Fault(path, f"{text[:64]!r} is none of {', '.join(allowed)}"))
             return None
     headless = spec.cluster_ip == "None" or spec.cluster_ips == ["None"]
-    made_ports = _ports(ports, faults)
-    if not ports and not faults and not headless and service_type != "ExternalName":
+    made_ports = _ports(parts.ports, faults)
+    if not (parts.ports or headless or service_type == "ExternalName" or _named(("spec", "ports"), faults)):
         faults.append(Fault(("spec", "ports"), "is missing: a Service needs at least one port"))
-    prefix = len(wire.TUNING_PREFIX)
-    tuning = tuple(sorted((k[prefix:], v) for k, v in annotations.items() if k.startswith(wire.TUNING_PREFIX)))
     return Service(
         key=key,
         type=sys.intern(service_type),
-        cluster_ips=() if headless else _cluster_ips(spec, faults),
+        cluster_ips=() if headless else cluster_ips(spec, faults),
         ports=made_ports,
         session_affinity=sys.intern(affinity),
+        affinity_timeout=_affinity_timeout(spec, faults) if affinity == "ClientIP" else _AFFINITY_TIMEOUT,
+        external_ips=external_ips(parts.external_ips, faults),
+        ingress_ips=ingress_ips(parts.ingress, faults),
+        source_ranges=source_ranges(parts.source_ranges, faults),
+        internal_local=_is_local(spec.internal_traffic_policy, "internalTrafficPolicy", faults),
+        external_local=_is_local(spec.external_traffic_policy, "externalTrafficPolicy", faults),
+        health_check_node_port=optional_port(spec.health_check_node_port, ("spec", "healthCheckNodePort"), faults),
         proxy_name=meta.labels.proxy_name if meta.labels else None,
-        tuning=tuning,
+        tuning=tuning_of(parts.annotations),
         resource_version=meta.resource_version or "",
         created=meta.creation_timestamp or "",
     )
 
 
-def _cluster_ips(spec: wire.ServiceSpec, faults: list[Fault]) -> tuple[str, ...]:
-    """``clusterIPs``, or ``clusterIP`` of an old object (S-04), canonical."""
-    if spec.cluster_ips:
-        given: list[tuple[FieldPath, str]] = [(("spec", "clusterIPs", i), ip) for i, ip in enumerate(spec.cluster_ips)]
-    else:
-        given = [(("spec", "clusterIP"), spec.cluster_ip)] if spec.cluster_ip else []
-    addresses: list[str] = []
-    for path, text in given:
-        if not text:
-            continue
-        try:
-            address = canonical_address(text)
-        except ValueError:
-            faults.append(Fault(path, f"{text[:64]!r} is not an IP address; it is left out"))
-            continue
-        if not dialable(address):
-            faults.append(Fault(path, f"{address} is not an address that clients can dial; it is left out"))
-        elif address not in addresses:
-            addresses.append(address)
-    return tuple(addresses)
+def tuning_of(annotations: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the annotations under ``spliceway.io/`` without that prefix, in order."""
+    prefix = wire.TUNING_PREFIX
+    tuning = [(name[len(prefix) :], text) for name, text in annotations.items() if name.startswith(prefix)]
+    return _shared_tuning(tuple(sorted(tuning))) if tuning else ()
+
+
+def _affinity_timeout(spec: wire.ServiceSpec, faults: list[Fault]) -> int:
+    """``spec.sessionAffinityConfig.clientIP.timeoutSeconds``, which kube-proxy expects but a manifest may leave out."""
+    config = spec.session_affinity_config.client_ip if spec.session_affinity_config else None
+    if config is None or config.timeout_seconds is None:
+        return _AFFINITY_TIMEOUT
+    seconds = config.timeout_seconds
+    if 1 <= seconds <= _LONGEST_AFFINITY:
+        return seconds
+    path = ("spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds")
+    faults.append(Fault(path, f"{shown(seconds)} is not 1 to {_LONGEST_AFFINITY}; {_AFFINITY_TIMEOUT} is used"))
+    return _AFFINITY_TIMEOUT
+
+
+def _is_local(policy: str | None, field: str, faults: list[Fault]) -> bool:
+    """Say whether a traffic policy is Local; unset, it is Cluster (S-10)."""
+    if policy not in (None, "", "Cluster", "Local"):
+        faults.append(Fault(("spec", field), f"{str(policy)[:64]!r} is none of Cluster, Local; Cluster is used"))
+    return policy == "Local"
 
 
 def _ports(ports: list[tuple[int, wire.ServicePort]], faults: list[Fault]) -> tuple[ServicePortSpec, ...]:
@@ -129,57 +171,35 @@ def _ports(ports: list[tuple[int, wire.ServicePort]], faults: list[Fault]) -> tu
         else:
             names.add(name)
             numbers.add((port.port, protocol))
-            made.append(ServicePortSpec(sys.intern(name), protocol, port.port))
-    return _shared(tuple(made))
+            node_port = _node_port(port.node_port, protocol, (*path, "nodePort"), made, faults)
+            made.append(ServicePortSpec(sys.intern(name), protocol, port.port, node_port))
+    return _shared_ports(tuple(made))
+
+
+def _node_port(
+    given: int | None, protocol: Protocol, path: FieldPath, earlier: list[ServicePortSpec], faults: list[Fault]
+) -> int:
+    """The nodePort of a port, 0 for none; of two that clash, the first."""
+    node_port = optional_port(given, path, faults)
+    if node_port and any((node_port, protocol) == (other.node_port, other.protocol) for other in earlier):
+        message = f"{node_port} with protocol {protocol} is also the nodePort of an earlier port; it is left out"
+        faults.append(Fault(path, message))
+        return 0
+    return node_port
+
+
+def _named(path: FieldPath, faults: list[Fault]) -> bool:
+    """Say whether something is wrong at or below ``path``."""
+    return any(fault.path[: len(path)] == path for fault in faults)
 
 
 @lru_cache(maxsize=4096)
-def _shared(ports: tuple[ServicePortSpec, ...]) -> tuple[ServicePortSpec, ...]:
+def _shared_ports(ports: tuple[ServicePortSpec, ...]) -> tuple[ServicePortSpec, ...]:
     """Equal tuples of ports become one: thousands of Services have the same."""
     return ports
 
 
-def mapping_of(value: dict[Any, Any], name: str) -> dict[str, Any]:
-    """Return the mapping ``name`` of an object. Raises `UnusableError`."""
-    found = value.get(name)
-    if not isinstance(found, dict):
-        raise UnusableError(Fault((name,), "is missing" if found is None else "expected a mapping"))
-    return found
-
-
-def convert_whole(value: dict[str, Any], whole: type[_Whole]) -> _Whole:
-    """Convert what is left of an object without its many parts. Raises `UnusableError`."""
-    try:
-        return msgspec.convert(value, whole)
-    except msgspec.ValidationError as error:
-        raise UnusableError(fault_of(error)) from None
-
-
-def name_fault(path: FieldPath, text: str | None) -> Fault | None:
-    """Return what is wrong with the name of an object, None when it is sound."""
-    if text is None or text == "":
-        return Fault(path, "is missing")
-    if _NAME.fullmatch(text):
-        return None
-    return Fault(path, f"{text[:64]!r} is not a name: write lower-case letters, digits, '-' and '.'")
-
-
-def protocol_of(text: str | None, path: FieldPath, faults: list[Fault]) -> Protocol | None:
-    """Return the protocol of a port, TCP by default; None and a fault when it is unknown."""
-    protocol = _PROTOCOLS.get(text or "TCP")
-    if protocol is None:
-        faults.append(Fault((*path, "protocol"), f"{str(text)[:64]!r} is none of TCP, UDP, SCTP" + _LEFT_OUT))
-    return protocol
-
-
-def port_is_sound(port: int, name: str, path: FieldPath, faults: list[Fault]) -> bool:
-    """Check number and name of a port; add a fault for the first that is bad."""
-    if not 1 <= port <= _LAST_PORT:
-        shown = str(port) if abs(port) < 10**12 else "a huge number"
-        faults.append(Fault((*path, "port"), f"{shown} is not a port number (1 to 65535)" + _LEFT_OUT))
-        return False
-    if name and not (len(name) <= 63 and "." not in name and _NAME.fullmatch(name)):
-        message = f"{name[:64]!r} is not a port name: write lower-case letters, digits and '-'" + _LEFT_OUT
-        faults.append(Fault((*path, "name"), message))
-        return False
-    return True
+@lru_cache(maxsize=1024)
+def _shared_tuning(tuning: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Equal annotations become one."""
+    return tuning

@@ -16,6 +16,7 @@ import trio
 from spliceway.model import (
     Delete,
     Fact,
+    Keep,
     ListEnd,
     ListStart,
     ObjectKey,
@@ -103,7 +104,7 @@ class KindStream:
                 await self._connected(facts)
                 continue
             except StreamError as error:
-                wait = max(self._backoff.next(), error.retry_after)
+                wait = max(self._backoff.next(overloaded=error.overloaded), error.retry_after)
                 self._note(error)
             await self._tell_problems(facts)
             await trio.sleep(wait)
@@ -121,7 +122,7 @@ class KindStream:
         try:
             await self.list_then_watch(facts, client)
         except (RefusedError, UnreachableError, GarbageError) as error:
-            raise stream_error(error, self._resource.name, self._access.host) from error
+            raise stream_error(error, self._resource, self._access.host) from error
         finally:
             client.abort()
             client.close()
@@ -248,7 +249,7 @@ class KindStream:
             raise ended(failed)
 
     def _facts_of(self, decoded: Decoded, *, deleted: bool) -> list[Fact]:
-        """What an object in a list or an event says. A bad object leaves its last state; a problem names it."""
+        """What an object in a list or an event says. A bad object keeps its last state; a problem names it."""
         key, kind = decoded.key, self._resource.kind
         problems = () if deleted or decoded.ignored else decoded.problems(self._origin)
         if problems:
@@ -261,7 +262,7 @@ class KindStream:
             return []
         if deleted or decoded.ignored:
             return [Delete(ORIGIN, kind, key)]
-        return [Upsert(ORIGIN, decoded.object)] if decoded.object is not None else []
+        return [Upsert(ORIGIN, decoded.object) if decoded.object is not None else Keep(ORIGIN, kind, key)]
 
     async def _send(self, facts: trio.MemorySendChannel[tuple[Fact, ...]], batch: list[Fact]) -> None:
         for start in range(0, len(batch), BATCH):
@@ -297,7 +298,7 @@ class KindStream:
             return  # an API server that was just started refuses everybody for a moment
         kept = "; the last state is kept" if self._synced else ""
         self._fault = Problem("", f"{error.message}{kept}", self._origin, warning=not denied)
-        if error.status and not denied and error.status != HTTPStatus.TOO_MANY_REQUESTS:
+        if error.status and not (denied or error.overloaded):
             self._distrust += 1
             if self._distrust >= _DISTRUST:
                 self._resume = None

@@ -11,36 +11,51 @@ import msgspec
 from spliceway.model import Kind
 
 #: the ``apiVersion`` under which each kind is read
-API_VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1"}
+API_VERSIONS = {Kind.SERVICE: "v1", Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1", Kind.NODE: "v1"}
 
-#: annotations with this prefix tune a Service (``spliceway.io/balance``)
+#: annotations with this prefix tune a Service or the endpoints of a slice (``spliceway.io/balance``)
 TUNING_PREFIX = "spliceway.io/"
 
 
 class Labels(msgspec.Struct, gc=False):
-    """The labels that have a meaning here (S-01, E-01)."""
+    """The labels that have a meaning here (S-01, E-01, T-10)."""
 
     proxy_name: str | None = msgspec.field(default=None, name="service.kubernetes.io/service-proxy-name")
     service_name: str | None = msgspec.field(default=None, name="kubernetes.io/service-name")
+    zone: str | None = msgspec.field(default=None, name="topology.kubernetes.io/zone")
 
 
 class Metadata(msgspec.Struct, gc=False, rename="camel"):
-    """``metadata`` of both kinds."""
+    """``metadata`` of all kinds."""
 
     name: str | None = None
     namespace: str | None = None
     resource_version: str | None = None
     creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
     labels: Labels | None = None
     annotations: dict[str, str] | None = None
 
 
-class ServicePort(msgspec.Struct, gc=False):
+class ServicePort(msgspec.Struct, gc=False, rename="camel"):
     """One entry of ``spec.ports`` of a Service."""
 
     port: int
     name: str | None = None
     protocol: str | None = None
+    node_port: int | None = None
+
+
+class ClientIpConfig(msgspec.Struct, gc=False, rename="camel"):
+    """``spec.sessionAffinityConfig.clientIP`` of a Service."""
+
+    timeout_seconds: int | None = None
+
+
+class AffinityConfig(msgspec.Struct, gc=False):
+    """``spec.sessionAffinityConfig`` of a Service."""
+
+    client_ip: ClientIpConfig | None = msgspec.field(default=None, name="clientIP")
 
 
 class ServiceSpec(msgspec.Struct, gc=False, rename="camel"):
@@ -51,6 +66,31 @@ class ServiceSpec(msgspec.Struct, gc=False, rename="camel"):
     cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
     ports: list[ServicePort] | None = None
     session_affinity: str | None = None
+    session_affinity_config: AffinityConfig | None = None
+    external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
+    load_balancer_source_ranges: list[str] | None = None
+    internal_traffic_policy: str | None = None
+    external_traffic_policy: str | None = None
+    health_check_node_port: int | None = None
+
+
+class Ingress(msgspec.Struct, gc=False, rename="camel"):
+    """One entry of ``status.loadBalancer.ingress`` of a Service; one with only a host name has no ``ip``."""
+
+    ip: str | None = None
+    ip_mode: str | None = None
+
+
+class LoadBalancer(msgspec.Struct, gc=False):
+    """``status.loadBalancer`` of a Service."""
+
+    ingress: list[Ingress] | None = None
+
+
+class ServiceStatus(msgspec.Struct, gc=False, rename="camel"):
+    """``status`` of a Service."""
+
+    load_balancer: LoadBalancer | None = None
 
 
 class Service(msgspec.Struct, gc=False, tag_field="kind", tag="Service", rename="camel"):
@@ -59,6 +99,7 @@ class Service(msgspec.Struct, gc=False, tag_field="kind", tag="Service", rename=
     metadata: Metadata
     spec: ServiceSpec
     api_version: str = ""
+    status: ServiceStatus | None = None
 
 
 class SlicePort(msgspec.Struct, gc=False):
@@ -77,12 +118,26 @@ class Conditions(msgspec.Struct, gc=False):
     terminating: bool | None = None
 
 
+class Hint(msgspec.Struct, gc=False):
+    """One entry of ``hints.forZones`` or ``hints.forNodes`` of an endpoint."""
+
+    name: str
+
+
+class Hints(msgspec.Struct, gc=False, rename="camel"):
+    """``hints`` of an endpoint (E-08)."""
+
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
 class Endpoint(msgspec.Struct, gc=False, rename="camel"):
     """One entry of ``endpoints`` of an EndpointSlice."""
 
     addresses: list[str] | None = None
     conditions: Conditions | None = None
     node_name: str | None = None
+    hints: Hints | None = None
 
 
 class EndpointSlice(msgspec.Struct, gc=False, tag_field="kind", tag="EndpointSlice", rename="camel"):
@@ -93,6 +148,42 @@ class EndpointSlice(msgspec.Struct, gc=False, tag_field="kind", tag="EndpointSli
     api_version: str = ""
     ports: list[SlicePort] | None = None
     endpoints: list[Endpoint] | None = None
+
+
+class Taint(msgspec.Struct, gc=False):
+    """One entry of ``spec.taints`` of a Node."""
+
+    key: str = ""
+
+
+class NodeSpec(msgspec.Struct, gc=False):
+    """``spec`` of a Node."""
+
+    pod_cidr: str | None = msgspec.field(default=None, name="podCIDR")
+    pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+    taints: list[Taint] | None = None
+
+
+class NodeAddress(msgspec.Struct, gc=False):
+    """One entry of ``status.addresses`` of a Node."""
+
+    type: str
+    address: str
+
+
+class NodeStatus(msgspec.Struct, gc=False):
+    """``status`` of a Node."""
+
+    addresses: list[NodeAddress] | None = None
+
+
+class Node(msgspec.Struct, gc=False, tag_field="kind", tag="Node", rename="camel"):
+    """A v1 Node."""
+
+    metadata: Metadata
+    api_version: str = ""
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
 
 
 class ListMetadata(msgspec.Struct, rename="camel"):

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use spliceway_core::affinity::Affinities;
 use spliceway_core::hash::{flow_key, mix};
 use spliceway_core::maglev::{Member, Table, TableCache};
-use spliceway_core::pool::{BackendSpec, Balance, Pool, PoolSpec};
+use spliceway_core::pool::{AffinitySpec, BackendSpec, Balance, Pool, PoolSpec};
 use spliceway_core::retry::RetryPolicy;
 use spliceway_core::rng::Rng;
 
@@ -25,6 +26,7 @@ fn spec(pool: u32, balance: Balance, backends: u32) -> PoolSpec {
         balance,
         retry: RetryPolicy::default(),
         drain: None,
+        affinity: None,
         backends: (0..backends).map(backend).collect(),
     }
 }
@@ -33,7 +35,8 @@ fn picks(c: &mut Criterion) {
     let mut group = c.benchmark_group("pick");
     for balance in Balance::ALL {
         for backends in [10, 1000] {
-            let pool = Pool::build(spec(0, balance, backends), None, &mut TableCache::new()).unwrap();
+            let pool =
+                Pool::build(spec(0, balance, backends), None, &mut TableCache::new(), &Affinities::new(1000)).unwrap();
             let (mut rng, mut key) = (Rng::new(1), 0);
             group.bench_function(BenchmarkId::new(balance.as_str(), backends), |b| {
                 b.iter(|| {
@@ -42,6 +45,21 @@ fn picks(c: &mut Criterion) {
                 });
             });
         }
+    }
+    let affinities = Affinities::new(262_144);
+    let affinity =
+        Some(AffinitySpec { group: "default/service-0:http".to_owned(), timeout: Duration::from_secs(10_800) });
+    let with_affinity = PoolSpec { affinity, ..spec(0, Balance::Maglev, 10) };
+    let pool = Pool::build(with_affinity, None, &mut TableCache::new(), &affinities).unwrap();
+    for (name, clients) in [("affinity, 1,000 clients", 1000), ("affinity, more clients than fit", 1 << 20)] {
+        let (mut rng, mut key) = (Rng::new(1), 0);
+        group.bench_function(BenchmarkId::new(name, 10), |b| {
+            b.iter(|| {
+                key = mix(key, 1);
+                let client = address(key as u32 % clients);
+                pool.pick_for(black_box(client), &[], Duration::from_secs(1), &mut rng).map(|backend| backend.weight)
+            });
+        });
     }
     group.bench_function("key only (included above)", |b| {
         let mut key = 0;
@@ -74,7 +92,8 @@ fn builds(c: &mut Criterion) {
     group.bench_function("10,000 pools of 10 backends", |b| {
         b.iter(|| {
             let mut cache = TableCache::new();
-            let pools = (0..10_000).map(|pool| Pool::build(spec(pool, Balance::Maglev, 10), None, &mut cache));
+            let pools = (0..10_000)
+                .map(|pool| Pool::build(spec(pool, Balance::Maglev, 10), None, &mut cache, &Affinities::new(1000)));
             pools.collect::<Result<Vec<_>, _>>().unwrap()
         });
     });

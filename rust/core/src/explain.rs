@@ -1,7 +1,15 @@
 //! Why a backend has its place in a flow's order, in words.
 
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
 use crate::pool::{Balance, Pool};
 use crate::select::Scheduler;
+
+/// The reason for the backend that session affinity remembers for `left`.
+pub(crate) fn pin_reason(left: Duration) -> String {
+    format!("pinned by session affinity for {} s more", left.as_secs_f64().ceil())
+}
 
 impl Pool {
     /// The reason for `rank` (as in [`Preview`](crate::pool::Preview)) of the backend with this index.
@@ -14,8 +22,11 @@ impl Pool {
             let tries = self.retry.tries;
             return format!("not tried: a flow has {tries} {}", if tries == 1 { "try" } else { "tries" });
         }
-        let choice =
-            if rank == 1 { self.first_choice(key) } else { format!("retry {}: {}", rank - 1, self.retry_choice()) };
+        let choice = if rank == 1 {
+            self.first_choice(index, key)
+        } else {
+            format!("retry {}: {}", rank - 1, self.retry_choice())
+        };
         match (backend.healthy, self.healthy) {
             (true, _) => choice,
             (false, 0) => format!("{choice}; unhealthy, as are all others"),
@@ -23,12 +34,12 @@ impl Pool {
         }
     }
 
-    fn first_choice(&self, key: u64) -> String {
+    fn first_choice(&self, index: usize, key: u64) -> String {
         if self.usable().len() == 1 {
             return "the only backend that takes flows".to_owned();
         }
         match (&self.scheduler, self.balance) {
-            (Scheduler::Maglev(Some(table)), _) => {
+            (Scheduler::Hashed(Some(table)), _) => {
                 let (slot, size) = (table.slot(key), table.size());
                 let owner = &self.backends[table.get(key)];
                 if owner.healthy || self.healthy == 0 {
@@ -39,6 +50,9 @@ impl Pool {
             }
             (_, Balance::RoundRobin) => "next in the round, if no other flow comes first".to_owned(),
             (_, Balance::LeastConn) => "the fewest active flows for its weight".to_owned(),
+            (_, Balance::Sed) => "the shortest expected delay".to_owned(),
+            (_, Balance::Nq) if self.backends[index].active.load(Relaxed) == 0 => "idle".to_owned(),
+            (_, Balance::Nq) => "the shortest expected delay, as none is idle".to_owned(),
             (_, Balance::P2c) => "the less loaded of two drawn at random; the next flow may draw others".to_owned(),
             _ => "drawn at random; the next flow may draw another".to_owned(),
         }
@@ -46,11 +60,13 @@ impl Pool {
 
     const fn retry_choice(&self) -> &'static str {
         match self.balance {
-            Balance::Maglev => "next in the order of this client's hash",
+            Balance::Maglev | Balance::SourceHash => "next in the order of this client's hash",
             Balance::Random => "drawn at random from those not tried",
             Balance::RoundRobin => "next in the round",
             Balance::LeastConn => "the fewest active flows of those not tried",
             Balance::P2c => "the less loaded of two not tried",
+            Balance::Sed => "the shortest expected delay of those not tried",
+            Balance::Nq => "an idle one of those not tried, else the one of the shortest expected delay",
         }
     }
 }

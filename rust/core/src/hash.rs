@@ -56,6 +56,13 @@ pub fn name_hash(name: &str) -> u64 {
     })
 }
 
+/// The key by which every flow from `client`, whatever its port, picks in the pool with this seed.
+#[inline]
+#[must_use]
+pub fn source_key(client: IpAddr, pool_seed: u64) -> u64 {
+    flow_key(SocketAddr::new(client, 0), pool_seed)
+}
+
 /// The key by which a flow from `client` picks in the pool with this seed (a [`name_hash`]).
 #[inline]
 #[must_use]

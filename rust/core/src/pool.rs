@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::hash::{address_hash, name_hash};
+use crate::affinity::{Affinities, Affinity};
+use crate::explain::pin_reason;
+use crate::hash::{address_hash, flow_key, name_hash, source_key};
 use crate::maglev::TableCache;
 use crate::retry::RetryPolicy;
 use crate::rng::Rng;
 use crate::select::Scheduler;
 use crate::spec::check;
-pub use crate::spec::{BackendSpec, Balance, PoolSpec, SpecError, UnknownBalance};
+pub use crate::spec::{AffinitySpec, BackendSpec, Balance, PoolSpec, SpecError, UnknownBalance};
 pub use crate::state::{BackendState, PoolState};
 
 /// A backend in one generation: what is said of it now, and its lasting state, to which it dereferences
@@ -48,6 +50,7 @@ pub struct Pool {
     pub retry: RetryPolicy,
     /// How long flows to a removed backend may still run; None: until they end.
     pub drain: Option<Duration>,
+    pub(crate) affinity: Option<Box<Affinity>>,
     /// Those that take flows first, then those of weight 0. The order does not depend on that of the spec.
     pub backends: Box<[Backend]>,
     /// Removed in this generation or earlier, still with active flows.
@@ -78,7 +81,12 @@ impl Pool {
     ///
     /// # Errors
     /// The first thing that is wrong with `spec`.
-    pub fn build(mut spec: PoolSpec, previous: Option<&Self>, tables: &mut TableCache) -> Result<Self, SpecError> {
+    pub fn build(
+        mut spec: PoolSpec,
+        previous: Option<&Self>,
+        tables: &mut TableCache,
+        affinities: &Affinities,
+    ) -> Result<Self, SpecError> {
         check(&mut spec)?;
         let mut known = States::of(previous);
         let mut backends: Box<[Backend]> = spec
@@ -96,6 +104,7 @@ impl Pool {
             balance: spec.balance,
             retry: spec.retry,
             drain: spec.drain,
+            affinity: spec.affinity.map(|affinity| Box::new(affinities.join(&affinity))),
             leaving: known.left_behind(),
             scheduler: Scheduler::build(spec.balance, &backends[..usable], healthy, tables),
             backends,
@@ -109,6 +118,43 @@ impl Pool {
     #[must_use]
     pub fn usable(&self) -> &[Backend] {
         &self.backends[..self.usable.into()]
+    }
+
+    /// The key by which a flow from `client` picks: of its address and port, or of the address alone with source-hash.
+    /// Session affinity needs a key that differs when a client is drawn anew, so it always counts the port.
+    #[inline]
+    #[must_use]
+    pub fn key(&self, client: SocketAddr) -> u64 {
+        match self.balance {
+            Balance::SourceHash if self.affinity.is_none() => source_key(client.ip(), self.seed),
+            _ => flow_key(client, self.seed),
+        }
+    }
+
+    /// Chooses the backend of a flow from `client` at `now` of the caller's monotonic clock: the one that session affinity
+    /// remembers, or else as [`Pool::pick`], and then that one is remembered.
+    #[inline]
+    pub fn pick_for(&self, client: SocketAddr, tried: &[SocketAddr], now: Duration, rng: &mut Rng) -> Option<&Backend> {
+        match &self.affinity {
+            Some(affinity) => affinity.group.pick(self, client, tried, now, rng),
+            None => self.pick(self.key(client), tried, rng),
+        }
+    }
+
+    /// Whether clients stay with their backend.
+    #[must_use]
+    pub const fn has_affinity(&self) -> bool {
+        self.affinity.is_some()
+    }
+
+    /// Index of the backend with this address, if it takes flows and no other one is to be preferred for its health.
+    pub(crate) fn preferred(&self, address: SocketAddr) -> Option<usize> {
+        let (usable, healthy) = (usize::from(self.usable), usize::from(self.healthy));
+        // Sorted as `arrange` does it.
+        let front = if self.balance.is_hashed() || healthy == 0 { usable } else { healthy };
+        let place = (address_hash(address), address);
+        let found = self.backends[..front].binary_search_by(|b| (address_hash(b.address), b.address).cmp(&place));
+        found.ok().filter(|&index| self.backends[index].healthy || healthy == 0)
     }
 
     /// Chooses a backend that is not in `tried`: healthy ones before the others, all alike if none is healthy, those of
@@ -126,17 +172,23 @@ impl Pool {
         self.choose(key, tried, rng, turn).map(|index| &self.backends[index])
     }
 
-    /// The order in which a flow with `key` would try the backends, then those that it would not try. Leaves no trace:
-    /// no turn passes. What is drawn at random is drawn from a copy of `rng`.
+    /// The order in which a flow from `client` would try the backends, then those that it would not try. Leaves no trace:
+    /// no turn passes, no client is remembered. What is drawn at random is drawn from a copy of `rng`.
     #[must_use]
-    pub fn preview(&self, key: u64, rng: &Rng) -> Vec<Preview> {
+    pub fn preview(&self, client: SocketAddr, now: Duration, rng: &Rng) -> Vec<Preview> {
+        let key = self.key(client);
+        let pinned = self.affinity.as_ref().and_then(|affinity| affinity.group.peek(client.ip(), now));
+        let mut pinned = pinned.and_then(|(address, left)| Some((self.preferred(address)?, left)));
         let mut rng = rng.clone();
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut order = Vec::with_capacity(self.backends.len());
         let mut seen = vec![false; self.backends.len()];
-        let turn = self.state.turn.load(Relaxed);
+        // Who stays with a backend takes no turn.
+        let turn = self.state.turn.load(Relaxed).wrapping_sub(pinned.is_some().into());
         while tried.len() < self.retry.tries.into() {
-            let Some(index) = self.choose(key, &tried, &mut rng, turn.wrapping_add(tried.len())) else {
+            let pin = pinned.take();
+            let chosen = || self.choose(key, &tried, &mut rng, turn.wrapping_add(tried.len()));
+            let Some(index) = pin.map(|(index, _)| index).or_else(chosen) else {
                 break;
             };
             if std::mem::replace(&mut seen[index], true) {
@@ -144,7 +196,8 @@ impl Pool {
             }
             tried.push(self.backends[index].address);
             let rank = tried.len() as u8;
-            order.push(Preview { index, rank, reason: self.reason(index, key, rank) });
+            let reason = pin.map_or_else(|| self.reason(index, key, rank), |(_, left)| pin_reason(left));
+            order.push(Preview { index, rank, reason });
         }
         let rest = (0..self.backends.len()).filter(|&index| !seen[index]);
         order.extend(rest.map(|index| Preview { index, rank: 0, reason: self.reason(index, key, 0) }));
@@ -174,7 +227,7 @@ impl Pool {
 /// is; the other schedulers choose from a front part, so there the healthy come first.
 fn arrange(backends: &mut [Backend], balance: Balance) {
     backends.sort_by_cached_key(|b| {
-        let unhealthy = balance != Balance::Maglev && !b.healthy;
+        let unhealthy = !balance.is_hashed() && !b.healthy;
         (b.weight == 0, unhealthy, address_hash(b.address), b.address)
     });
 }

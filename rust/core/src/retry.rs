@@ -103,6 +103,8 @@ pub enum Reason {
     Deadline,
     /// The pool's retry budget is empty.
     Budget,
+    /// This process may not dial as the flow needs it.
+    NotPermitted,
 }
 
 impl Reason {
@@ -115,6 +117,7 @@ impl Reason {
             Self::TriesUsed => "the permitted tries are used up",
             Self::Deadline => "the deadline passed",
             Self::Budget => "the retry budget is empty",
+            Self::NotPermitted => "marks and kept client addresses need CAP_NET_ADMIN, which this process lacks",
         }
     }
 }
@@ -159,19 +162,19 @@ impl Dial {
     }
 
     /// Chooses the first backend, or the next one after a failure. `pool` may be a newer generation each time.
-    pub fn next(&mut self, pool: &Pool, key: u64, now: Duration, rng: &mut Rng) -> Next {
+    pub fn next(&mut self, pool: &Pool, client: SocketAddr, now: Duration, rng: &mut Rng) -> Next {
         if let Some(failed) = self.current.take()
             && !self.tried.contains(&failed)
         {
             self.tried.push(failed);
         }
-        match self.choose(pool, key, now, rng) {
+        match self.choose(pool, client, now, rng) {
             Ok(next) => next,
             Err(reason) => Next::GiveUp(reason),
         }
     }
 
-    fn choose(&mut self, pool: &Pool, key: u64, now: Duration, rng: &mut Rng) -> Result<Next, Reason> {
+    fn choose(&mut self, pool: &Pool, client: SocketAddr, now: Duration, rng: &mut Rng) -> Result<Next, Reason> {
         let policy = &pool.retry;
         if pool.usable().is_empty() {
             return Err(Reason::NoBackend);
@@ -179,7 +182,7 @@ impl Dial {
         if self.tries >= policy.tries {
             return Err(Reason::TriesUsed);
         }
-        let backend = pool.pick(key, &self.tried, rng).ok_or(Reason::AllTried)?;
+        let backend = pool.pick_for(client, &self.tried, now, rng).ok_or(Reason::AllTried)?;
         let repeated = self.tried.contains(&backend.address);
         let after = if repeated { FIRST_BACKOFF * (1 << self.repeats) } else { Duration::ZERO };
         let left = (self.started + policy.deadline).saturating_sub(now).saturating_sub(after);

@@ -1,6 +1,6 @@
 //! The schedulers: which of a pool's backends a new flow, or a retry, goes to.
 //!
-//! Usable backends come in a fixed order (see [`Pool::backends`]). Except with maglev the healthy ones are in front, and
+//! Usable backends come in a fixed order (see [`Pool::backends`]). Except with a hash the healthy ones are in front, and
 //! the *front* is what is chosen from first: the healthy ones, or all if none is healthy. What is behind it is for
 //! retries after the whole front was tried.
 
@@ -13,7 +13,7 @@ use crate::maglev::{Member, Table, TableCache};
 use crate::pool::{Backend, Balance, Pool};
 use crate::rng::Rng;
 
-/// How often a maglev pick looks again in the table, under derived keys, before it ranks all candidates.
+/// How often a pick by hash looks again in the table, under derived keys, before it ranks all candidates.
 const PROBES: u64 = 4;
 /// The longest round of round-robin with unequal weights; heavier weights are scaled down to fit.
 const LONGEST_ROUND: u64 = 4096;
@@ -21,10 +21,12 @@ const LONGEST_ROUND: u64 = 4096;
 /// What a pool prepares so that picking is cheap. `None` inside: all weights are equal, nothing needs preparing.
 #[derive(Debug)]
 pub(crate) enum Scheduler {
-    Maglev(Option<Arc<Table>>),
+    /// By a table; which hash finds the slot is not decided here.
+    Hashed(Option<Arc<Table>>),
     Random(Option<Lots>),
     RoundRobin(Option<Box<[u16]>>),
-    LeastConn,
+    LeastLoaded,
+    NeverQueue,
     P2c(Option<Lots>),
 }
 
@@ -32,13 +34,14 @@ impl Scheduler {
     pub(crate) fn build(balance: Balance, usable: &[Backend], healthy: usize, tables: &mut TableCache) -> Self {
         let front = front(usable, healthy);
         match balance {
-            Balance::Maglev => Self::Maglev((usable.len() > 1).then(|| {
+            Balance::Maglev | Balance::SourceHash => Self::Hashed((usable.len() > 1).then(|| {
                 let member = |b: &Backend| Member { hash: address_hash(b.address), weight: b.weight };
                 tables.table(&usable.iter().map(member).collect::<Vec<_>>())
             })),
             Balance::Random => Self::Random(Lots::build(front)),
             Balance::RoundRobin => Self::RoundRobin(round(front)),
-            Balance::LeastConn => Self::LeastConn,
+            Balance::LeastConn | Balance::Sed => Self::LeastLoaded,
+            Balance::Nq => Self::NeverQueue,
             Balance::P2c => Self::P2c(Lots::build(front)),
         }
     }
@@ -58,17 +61,20 @@ impl Pool {
     /// Index of the backend for a flow with `key`; `turn` is its turn with round-robin.
     #[inline]
     pub(crate) fn choose(&self, key: u64, tried: &[SocketAddr], rng: &mut Rng, turn: usize) -> Option<usize> {
+        if let Scheduler::Hashed(Some(table)) = &self.scheduler {
+            return self.by_hash(table, key, tried);
+        }
         let usable = self.usable();
-        let front = front(usable, self.healthy.into());
         if usable.len() <= 1 {
             return (!usable.is_empty()).then_some(0);
         }
+        let front = front(usable, self.healthy.into());
         let chosen = match &self.scheduler {
-            Scheduler::Maglev(Some(table)) => return self.by_hash(table, key, tried),
-            Scheduler::Maglev(None) => Some(0), // one backend
+            Scheduler::Hashed(_) => Some(0), // one backend
             Scheduler::Random(lots) => draw(front, lots.as_ref(), tried, rng),
             Scheduler::RoundRobin(round) => in_turn(front, round.as_deref(), tried, turn),
-            Scheduler::LeastConn => least_loaded(front, tried, rng),
+            Scheduler::LeastLoaded => least(front, tried, rng, less_loaded),
+            Scheduler::NeverQueue => least(front, tried, rng, idle_or_less_loaded),
             Scheduler::P2c(lots) => less_loaded_of_two(front, lots.as_ref(), tried, rng),
         };
         chosen.or_else(|| {
@@ -153,15 +159,30 @@ fn load(backend: &Backend) -> (u32, u16) {
     (backend.active.load(Relaxed), backend.weight)
 }
 
-/// The least loaded; the scan starts anywhere, so that equals take turns.
+/// Idle ones before all others, the heaviest of them first; else as [`less_loaded`].
 #[inline]
-fn least_loaded(backends: &[Backend], tried: &[SocketAddr], rng: &mut Rng) -> Option<usize> {
+fn idle_or_less_loaded(a: (u32, u16), b: (u32, u16)) -> bool {
+    match (a.0 == 0, b.0 == 0) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => less_loaded(a, b),
+    }
+}
+
+/// The one with the least load as `less` compares; the scan starts anywhere, so that equals take turns.
+#[inline]
+fn least(
+    backends: &[Backend],
+    tried: &[SocketAddr],
+    rng: &mut Rng,
+    less: impl Fn((u32, u16), (u32, u16)) -> bool,
+) -> Option<usize> {
     let (before, after) = backends.split_at(rng.below(backends.len() as u32) as usize);
     let start = before.len();
     let mut best = None;
     let mut consider = |index: usize, backend: &Backend| {
         let load = load(backend);
-        if best.is_none_or(|(_, least)| less_loaded(load, least)) && untried(backend, tried) {
+        if best.is_none_or(|(_, least)| less(load, least)) && untried(backend, tried) {
             best = Some((index, load));
         }
     };

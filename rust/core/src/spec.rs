@@ -8,6 +8,11 @@ use std::time::Duration;
 use crate::maglev::MAX_BACKENDS;
 use crate::retry::RetryPolicy;
 
+/// Pins are timed in milliseconds.
+const LEAST_AFFINITY: Duration = Duration::from_millis(1);
+/// A year; the Kubernetes API allows a day.
+const MOST_AFFINITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How a backend is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
@@ -22,11 +27,26 @@ pub enum Balance {
     LeastConn,
     /// The less loaded of two drawn at random.
     P2c,
+    /// By consistent hash of the client's IP address, without its port.
+    SourceHash,
+    /// The one with the shortest expected delay: the load with the new flow, over the weight (as IPVS has it).
+    Sed,
+    /// An idle one if there is one, else that of the shortest expected delay: never queue (as IPVS has it).
+    Nq,
 }
 
 impl Balance {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Maglev, Self::Random, Self::RoundRobin, Self::LeastConn, Self::P2c];
+    pub const ALL: [Self; 8] = [
+        Self::Maglev,
+        Self::Random,
+        Self::RoundRobin,
+        Self::LeastConn,
+        Self::P2c,
+        Self::SourceHash,
+        Self::Sed,
+        Self::Nq,
+    ];
 
     /// The name that users write.
     #[must_use]
@@ -37,7 +57,16 @@ impl Balance {
             Self::RoundRobin => "round-robin",
             Self::LeastConn => "least-conn",
             Self::P2c => "p2c",
+            Self::SourceHash => "source-hash",
+            Self::Sed => "sed",
+            Self::Nq => "nq",
         }
+    }
+
+    /// Whether backends are found by a hash, in a table that does not change with health.
+    #[inline]
+    pub(crate) const fn is_hashed(self) -> bool {
+        matches!(self, Self::Maglev | Self::SourceHash)
     }
 }
 
@@ -49,7 +78,7 @@ impl fmt::Display for Balance {
 
 /// The name is none of those in [`Balance::ALL`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("balance must be one of maglev, random, round-robin, least-conn, p2c, not {0:?}")]
+#[error("balance must be one of maglev, random, round-robin, least-conn, p2c, source-hash, sed, nq, not {0:?}")]
 pub struct UnknownBalance(pub String);
 
 impl FromStr for Balance {
@@ -72,6 +101,15 @@ pub struct BackendSpec {
     pub healthy: bool,
 }
 
+/// Clients (by IP) stay with their backend until `timeout` after their last new flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AffinitySpec {
+    /// Pools of one group share what is remembered.
+    pub group: String,
+    /// How long a client is remembered after its last new flow.
+    pub timeout: Duration,
+}
+
 /// A pool as it is asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolSpec {
@@ -83,6 +121,8 @@ pub struct PoolSpec {
     pub retry: RetryPolicy,
     /// How long flows to a removed backend may still run; None: until they end.
     pub drain: Option<Duration>,
+    /// Whether clients stay with their backend; None: every flow is balanced anew.
+    pub affinity: Option<AffinitySpec>,
     /// In any order.
     pub backends: Vec<BackendSpec>,
 }
@@ -119,6 +159,14 @@ pub enum SpecError {
         /// How many were given.
         count: usize,
     },
+    /// Session affinity that cannot work.
+    #[error("pool {pool}: affinity: {problem}")]
+    Affinity {
+        /// Name of the pool.
+        pool: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A value of the retry policy is out of range.
     #[error("pool {pool}: {problem}")]
     Retry {
@@ -136,6 +184,9 @@ pub(crate) fn check(spec: &mut PoolSpec) -> Result<(), SpecError> {
     }
     let pool = || spec.name.clone();
     spec.retry.validate().map_err(|problem| SpecError::Retry { pool: pool(), problem })?;
+    if let Some(problem) = spec.affinity.as_ref().and_then(affinity_problem) {
+        return Err(SpecError::Affinity { pool: pool(), problem });
+    }
     for backend in &mut spec.backends {
         let address = backend.address;
         backend.address.set_ip(address.ip().to_canonical());
@@ -152,6 +203,16 @@ pub(crate) fn check(spec: &mut PoolSpec) -> Result<(), SpecError> {
     match spec.backends.len() {
         0..=MAX_BACKENDS => Ok(()),
         count => Err(SpecError::TooMany { pool: pool(), count }),
+    }
+}
+
+fn affinity_problem(affinity: &AffinitySpec) -> Option<&'static str> {
+    if affinity.group.is_empty() {
+        Some("group must not be empty; name the service port")
+    } else if affinity.timeout < LEAST_AFFINITY || affinity.timeout > MOST_AFFINITY {
+        Some("timeout must be 0.001 to 31536000 seconds")
+    } else {
+        None
     }
 }
 

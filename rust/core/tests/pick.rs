@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,19 +62,20 @@ proptest! {
     // Without it, `explain` would tell another order than the one that flows take.
     #[test]
     fn preview_is_what_happens(
-        balance in select(&[Balance::Maglev, Balance::RoundRobin, Balance::Random][..]), specs in any_backends(),
+        balance in select(&[Balance::Maglev, Balance::RoundRobin, Balance::Random, Balance::SourceHash][..]), specs in any_backends(),
         key in any::<u64>(), seed in any::<u64>(), turns in 0..20u64,
     ) {
         let pool = pool(balance, specs);
         let mut rng = Rng::new(seed);
         keys(turns).for_each(|key| { pool.pick(key, &[], &mut rng); });
-        let preview = pool.preview(key, &rng);
-        prop_assert_eq!(&preview, &pool.preview(key, &rng), "a preview left a trace");
+        let (client, now) = (common::client(key), Duration::ZERO);
+        let preview = pool.preview(client, now, &rng);
+        prop_assert_eq!(&preview, &pool.preview(client, now, &rng), "a preview left a trace");
         prop_assert_eq!(preview.len(), pool.backends.len());
         let mut tried = Vec::new();
         for (expected, rank) in preview.iter().filter(|p| p.rank > 0).zip(1..) {
             prop_assert_eq!(expected.rank, rank);
-            let chosen = pool.pick(key, &tried, &mut rng).map(|b| b.address);
+            let chosen = pool.pick_for(client, &tried, now, &mut rng).map(|b| b.address);
             prop_assert_eq!(chosen, Some(pool.backends[expected.index].address));
             tried.extend(chosen);
         }
@@ -117,7 +119,7 @@ proptest! {
 #[test]
 fn shares_of_new_flows_follow_weights() {
     let weights = [1, 2, 3, 4, 10];
-    for balance in [Balance::Maglev, Balance::Random, Balance::RoundRobin] {
+    for balance in [Balance::Maglev, Balance::Random, Balance::RoundRobin, Balance::SourceHash] {
         let pool = pool(balance, backends(&weights));
         let counts = share(&pool, &mut Rng::new(1), 40_000);
         for (number, weight) in (0..).zip(weights) {
@@ -146,6 +148,64 @@ fn all_unhealthy_is_as_all_healthy() {
     for balance in [Balance::Maglev, Balance::RoundRobin, Balance::Random] {
         let [dead, live] = [false, true].map(|healthy| share(&pool(balance, specs(healthy)), &mut Rng::new(3), 1000));
         assert_eq!(dead, live);
+    }
+}
+
+// Without it, a client of an application that keeps state per client address would change its backend with each
+// connection; and clients would not be spread.
+#[test]
+fn source_hash_looks_at_the_address_alone() {
+    let (pool, mut rng) = (pool(Balance::SourceHash, backends(&[1, 1, 2])), Rng::new(1));
+    let mut counts = BTreeMap::new();
+    for number in 0..4000 {
+        let ip = std::net::Ipv4Addr::from_bits(0x0a0a_0000 + number);
+        let mut pick = |port| pool.pick_for((ip, port).into(), &[], Duration::ZERO, &mut rng).map(|b| b.address);
+        let first = pick(1);
+        assert!([2, 40_000, 65_535].into_iter().all(|port| pick(port) == first));
+        *counts.entry(first).or_insert(0) += 1;
+    }
+    assert!((1800..2200).contains(&counts[&Some(common::address(2))]), "{counts:?}");
+    let v6 = |port| pool.key((std::net::Ipv6Addr::LOCALHOST, port).into());
+    assert_eq!(v6(1), v6(2));
+}
+
+// Without it, source-hash would send a client to different backends on two nodes, or after an update.
+#[test]
+fn source_hash_has_golden_vectors() {
+    let pool = pool(Balance::SourceHash, backends(&[1; 10]));
+    let chosen = (0..12).filter_map(|n| {
+        let client = (std::net::Ipv4Addr::new(192, 0, 2, n), 1234).into();
+        let chosen = pool.pick_for(client, &[], Duration::ZERO, &mut Rng::new(0))?;
+        (0..10).find(|&number| common::address(number) == chosen.address)
+    });
+    assert_eq!(chosen.collect::<Vec<u32>>(), [0, 9, 5, 5, 4, 8, 1, 6, 4, 1, 4, 0]);
+}
+
+// Without it, an idle light backend would wait for flows while a heavy one has several (sed), or take a flow although a
+// heavy one would serve it sooner.
+#[test]
+fn sed_and_nq_differ_in_whether_an_idle_backend_comes_first() {
+    for (balance, expected) in [(Balance::Sed, [0, 0, 4]), (Balance::Nq, [1, 1, 2])] {
+        let pool = pool(balance, backends(&[1, 1, 8]));
+        let loads = stack(&pool, 4);
+        let of = |number| loads.iter().find(|(address, _)| *address == common::address(number)).map_or(9, |(_, n)| *n);
+        assert_eq!([0, 1, 2].map(of), expected, "{balance}");
+    }
+    // Under load both keep the loads level by weight.
+    for balance in [Balance::Sed, Balance::Nq] {
+        for (address, load) in stack(&pool(balance, backends(&[1, 1, 2, 4])), 800) {
+            let weight = [1, 1, 2, 4][(0..4).find(|&n| common::address(n as u32) == address).unwrap_or(0)];
+            assert!(load.abs_diff(100 * weight) <= 1, "{balance}: {address}: {load}");
+        }
+    }
+}
+
+// Without it, idle backends of equal weight would not share the first flows.
+#[test]
+fn sed_and_nq_take_turns_among_equals() {
+    for balance in [Balance::Sed, Balance::Nq] {
+        let counts = share(&pool(balance, backends(&[1; 10])), &mut Rng::new(2), 10_000);
+        assert!(counts.len() == 10 && counts.values().all(|n| (800..1200).contains(n)), "{balance}: {counts:?}");
     }
 }
 

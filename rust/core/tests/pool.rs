@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use spliceway_core::affinity::Affinities;
 use spliceway_core::maglev::TableCache;
 use spliceway_core::pool::{BackendSpec, Balance, Pool, PoolSpec};
 use spliceway_core::retry::RetryPolicy;
@@ -16,7 +17,8 @@ use common::{address, backend, backends, spec};
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn refusal(spec: PoolSpec) -> String {
-    Pool::build(spec, None, &mut TableCache::new()).map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
+    Pool::build(spec, None, &mut TableCache::new(), &Affinities::new(1000))
+        .map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
 }
 
 // Without it, one wrong number of a user would give no message, or one that does not say where to look.
@@ -72,7 +74,7 @@ fn policies_out_of_range_are_refused() {
 fn backends_given_twice_alike_are_one() -> Outcome {
     let mapped = BackendSpec { address: "[::ffff:10.0.0.1]:8080".parse()?, weight: 1, healthy: true };
     let specs = vec![backend(1, 1, true), backend(2, 1, true), backend(1, 1, true), mapped];
-    let pool = Pool::build(spec(Balance::Random, specs), None, &mut TableCache::new())?;
+    let pool = Pool::build(spec(Balance::Random, specs), None, &mut TableCache::new(), &Affinities::new(1000))?;
     let mut found: Vec<_> = pool.backends.iter().map(|b| b.address).collect();
     found.sort();
     assert_eq!(found, [address(1), address(2)]);
@@ -83,7 +85,9 @@ fn backends_given_twice_alike_are_one() -> Outcome {
 #[test]
 fn what_stays_keeps_its_state_and_what_left_is_remembered() -> Outcome {
     let mut tables = TableCache::new();
-    let mut build = |specs, previous: Option<&Pool>| Pool::build(spec(Balance::Maglev, specs), previous, &mut tables);
+    let mut build = |specs, previous: Option<&Pool>| {
+        Pool::build(spec(Balance::Maglev, specs), previous, &mut tables, &Affinities::new(1000))
+    };
     let first = build(backends(&[1, 1, 1]), None)?;
     let state = |pool: &Pool, n| pool.backends.iter().find(|b| b.address == address(n)).map(|b| Arc::clone(&b.state));
     let busy = state(&first, 0).ok_or("missing")?;
@@ -110,7 +114,9 @@ fn what_stays_keeps_its_state_and_what_left_is_remembered() -> Outcome {
 #[test]
 fn drain_deadlines_start_once_and_are_lifted_when_a_backend_returns() -> Outcome {
     let mut tables = TableCache::new();
-    let mut build = |specs, previous: Option<&Pool>| Pool::build(spec(Balance::P2c, specs), previous, &mut tables);
+    let mut build = |specs, previous: Option<&Pool>| {
+        Pool::build(spec(Balance::P2c, specs), previous, &mut tables, &Affinities::new(1000))
+    };
     let first = build(backends(&[1, 1]), None)?;
     first.start_drains(None, Duration::from_secs(1));
     let gone = &first.backends[0];
@@ -138,8 +144,8 @@ fn drain_deadlines_start_once_and_are_lifted_when_a_backend_returns() -> Outcome
 fn previews_say_why() -> Outcome {
     let specs = vec![backend(0, 1, true), backend(1, 1, false), backend(2, 0, true), backend(3, 1, true)];
     for balance in Balance::ALL {
-        let pool = Pool::build(spec(balance, specs.clone()), None, &mut TableCache::new())?;
-        let preview = pool.preview(1, &Rng::new(1));
+        let pool = Pool::build(spec(balance, specs.clone()), None, &mut TableCache::new(), &Affinities::new(1000))?;
+        let preview = pool.preview(common::client(1), Duration::ZERO, &Rng::new(1));
         let of = |n| preview.iter().find(|p| pool.backends[p.index].address == address(n)).ok_or("missing");
         assert_eq!((of(1)?.rank, of(2)?.rank), (3, 0), "{balance}");
         assert!(of(1)?.reason.contains("unhealthy"), "{}", of(1)?.reason);
@@ -147,8 +153,14 @@ fn previews_say_why() -> Outcome {
         assert!(preview.iter().any(|p| p.rank == 1 && !p.reason.contains("retry")));
     }
     let once = PoolSpec { retry: RetryPolicy { tries: 1, ..RetryPolicy::default() }, ..spec(Balance::Maglev, specs) };
-    let pool = Pool::build(once, None, &mut TableCache::new())?;
-    assert_eq!(pool.preview(1, &Rng::new(1)).iter().filter(|p| p.reason == "not tried: a flow has 1 try").count(), 2);
+    let pool = Pool::build(once, None, &mut TableCache::new(), &Affinities::new(1000))?;
+    assert_eq!(
+        pool.preview(common::client(1), Duration::ZERO, &Rng::new(1))
+            .iter()
+            .filter(|p| p.reason == "not tried: a flow has 1 try")
+            .count(),
+        2
+    );
     Ok(())
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use spliceway_core::affinity::Affinities;
 use spliceway_core::maglev::TableCache;
 use spliceway_core::pool::{Balance, Pool, PoolSpec};
 use spliceway_core::retry::{Budget, Dial, Next, Reason, RetryPolicy};
 use spliceway_core::rng::Rng;
 
-use common::{backend, backends, build, spec};
+use common::{backend, backends, build, client, spec};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -72,7 +73,7 @@ proptest! {
         let (mut dial, mut now, mut rng) = (Dial::new(started), started, Rng::new(key));
         let mut dialled = Vec::new();
         let reason = loop {
-            match dial.next(&pool, key, now, &mut rng) {
+            match dial.next(&pool, client(key), now, &mut rng) {
                 Next::GiveUp(reason) => break reason,
                 Next::Try { backend, timeout, after } => {
                     prop_assert!(!timeout.is_zero());
@@ -92,6 +93,7 @@ proptest! {
             Reason::TriesUsed => prop_assert_eq!(dialled.len(), usize::from(tries)),
             Reason::Deadline => prop_assert!(now + Duration::from_millis(25 << dialled.len()) > started + MS * deadline),
             Reason::Budget => prop_assert!(false, "the reserve is larger than 15 retries"),
+            Reason::NotPermitted => prop_assert!(false, "this is said by the caller only"),
         }
     }
 }
@@ -161,7 +163,7 @@ fn a_refill_in_small_steps_adds_up() {
 fn attempts(pool: &Pool, now: impl Fn(usize) -> Duration) -> (Vec<(Duration, Duration)>, Reason) {
     let (mut dial, mut rng, mut list) = (Dial::new(Duration::ZERO), Rng::new(1), Vec::new());
     loop {
-        match dial.next(pool, 7, now(list.len()), &mut rng) {
+        match dial.next(pool, client(7), now(list.len()), &mut rng) {
             Next::Try { timeout, after, .. } => list.push((after, timeout)),
             Next::GiveUp(reason) => return (list, reason),
         }
@@ -209,18 +211,19 @@ fn an_empty_budget_ends_a_flow_but_never_refuses_a_first_try() {
 fn a_flow_follows_new_generations() -> Result<(), Box<dyn std::error::Error>> {
     let old = build(spec(Balance::Maglev, backends(&[1, 1, 1])));
     let (mut dial, mut rng) = (Dial::new(Duration::ZERO), Rng::new(1));
-    let Next::Try { backend: first, .. } = dial.next(&old, 7, MS, &mut rng) else {
+    let Next::Try { backend: first, .. } = dial.next(&old, client(7), MS, &mut rng) else {
         return Err("gave up".into());
     };
     let mut specs = backends(&[1, 1, 1, 1, 1]);
     specs.retain(|b| b.address == first.address || b.address == common::address(4));
-    let new = Pool::build(spec(Balance::Maglev, specs), Some(&old), &mut TableCache::new())?;
-    let Next::Try { backend: second, .. } = dial.next(&new, 7, MS * 2, &mut rng) else {
+    let new = Pool::build(spec(Balance::Maglev, specs), Some(&old), &mut TableCache::new(), &Affinities::new(1000))?;
+    let Next::Try { backend: second, .. } = dial.next(&new, client(7), MS * 2, &mut rng) else {
         return Err("gave up".into());
     };
     assert_eq!(second.address, common::address(4));
-    let empty = Pool::build(spec(Balance::Maglev, Vec::new()), Some(&new), &mut TableCache::new())?;
-    assert!(matches!(dial.next(&empty, 7, MS * 3, &mut rng), Next::GiveUp(Reason::NoBackend)));
+    let empty =
+        Pool::build(spec(Balance::Maglev, Vec::new()), Some(&new), &mut TableCache::new(), &Affinities::new(1000))?;
+    assert!(matches!(dial.next(&empty, client(7), MS * 3, &mut rng), Next::GiveUp(Reason::NoBackend)));
     assert!(Arc::ptr_eq(&old.state, &empty.state));
     Ok(())
 }

@@ -1,18 +1,21 @@
 //! Taking connections from listeners, giving them to the least busy worker, and pausing at a limit.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use spliceway_core::hash::flow_key;
 use spliceway_core::retry::Dial;
 use spliceway_core::session::Session;
 use spliceway_io::{Errno, socket};
 
 use crate::flow::{Arrival, Counted, Dialling, Flow, FlowId, Token};
+use crate::listener::Serves;
 use crate::relay::HOLD;
+use crate::routes::{Target, Transport};
 use crate::shared::{Message, Shared};
+use crate::table::Table;
 use crate::timer::Due;
 use crate::worker::Worker;
 
@@ -61,10 +64,10 @@ impl Worker {
         };
         let mut arrivals = Vec::new();
         let stop = {
-            // The lock is held while the slot is used, so that the slot cannot pass to another pool meanwhile.
-            let socket = listener.socket();
-            let Some(fd) = socket.as_ref() else { return };
-            self.take(fd, listener.slot(), &mut arrivals)
+            // Held while the slot is used, so that the slot cannot pass to another pool meanwhile.
+            let open = listener.open();
+            let Some(fd) = open.socket.as_ref() else { return };
+            self.take(fd, open.serves, &mut arrivals)
         };
         // A listener that has many waiting is asked for many; one that has few costs no call in vain.
         let full = arrivals.len() >= self.accept_burst;
@@ -87,20 +90,14 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, listener: &OwnedFd, slot: u32, arrivals: &mut Vec<Arrival>) -> Stop {
+    fn take(&mut self, listener: &OwnedFd, serves: Serves, arrivals: &mut Vec<Arrival>) -> Stop {
         let shared = Arc::clone(self.shared());
         for _ in 0..self.accept_burst {
             if shared.flows.load(Relaxed) >= shared.config.max_flows {
                 return Stop::FlowLimit;
             }
             match socket::accept(listener) {
-                Ok((client, peer)) => match self.table.load().pool(slot) {
-                    Some(pool) => {
-                        let (pool, counted) = (Arc::clone(pool), Counted::new(&shared, &pool.state));
-                        arrivals.push(Arrival { client, peer, slot, pool, counted });
-                    }
-                    None => socket::reset(client), // its pool is gone, or not there yet
-                },
+                Ok((client, peer)) => arrivals.extend(arrival(&shared, self.table.load(), serves, client, peer)),
                 Err(Errno::AGAIN) => return Stop::Served,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return Stop::FdLimit;
@@ -144,7 +141,7 @@ impl Worker {
 
     /// Make a flow of the connection and dial its first backend.
     pub(crate) fn serve_arrival(&mut self, arrival: Arrival) {
-        let Arrival { client, peer, slot, pool, counted } = arrival;
+        let Arrival { client, peer, keep_source, slot, pool, counted } = arrival;
         self.serial = self.serial.wrapping_add(1);
         let entry = self.flows.vacant_entry();
         let id = FlowId { index: entry.key() as u32, serial: self.serial };
@@ -158,7 +155,8 @@ impl Worker {
             slot,
             dialling: Some(Box::new(Dialling {
                 dial: Dial::new(self.now),
-                key: flow_key(peer, pool.seed),
+                client: peer,
+                keep_source,
                 pool,
                 attempt: 0,
                 target: None,
@@ -176,7 +174,7 @@ impl Worker {
     /// Do not watch this listener for a while: it stays ready and would make the loop spin.
     fn park(&mut self, number: usize, reason: &str) {
         if let Some(listener) = self.shared().listeners.get(number)
-            && let Some(fd) = listener.socket().as_ref()
+            && let Some(fd) = listener.open().socket.as_ref()
         {
             let _ = self.door().poll.remove(fd);
         }
@@ -214,8 +212,8 @@ impl Worker {
 pub(crate) fn watch(shared: &Shared, number: usize, listeners: &[usize]) -> Result<(), Errno> {
     for &index in listeners {
         let Some(listener) = shared.listeners.get(index) else { continue };
-        let socket = listener.socket();
-        let Some(fd) = socket.as_ref() else { continue };
+        let open = listener.open();
+        let Some(fd) = open.socket.as_ref() else { continue };
         match shared.doors[number].poll.add_exclusive(fd, Token::Listener(index).encode()) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
@@ -225,15 +223,38 @@ pub(crate) fn watch(shared: &Shared, number: usize, listeners: &[usize]) -> Resu
 }
 
 /// Send the connections that wait in the queue of a listener to a worker: closing the listener would reset them.
-pub(crate) fn rescue(shared: &Arc<Shared>, listener: &OwnedFd, slot: u32) {
-    let Some(pool) = shared.table.load().pool(slot).cloned() else { return };
+pub(crate) fn rescue(shared: &Arc<Shared>, listener: &OwnedFd, serves: Serves) {
+    let table = shared.table.load();
     for _ in 0..LONGEST_QUEUE {
         let (client, peer) = match socket::accept(listener) {
             Ok(accepted) => accepted,
             Err(errno) if is_connections_own(errno) => continue,
             Err(_) => return,
         };
-        let (pool, counted) = (Arc::clone(&pool), Counted::new(shared, &pool.state));
-        shared.doors[shared.least_loaded()].send(Message::Serve(Arrival { client, peer, slot, pool, counted }));
+        if let Some(arrival) = arrival(shared, &table, serves, client, peer) {
+            shared.doors[shared.least_loaded()].send(Message::Serve(arrival));
+        }
     }
+}
+
+/// What becomes of a connection from a listener; it is reset when nothing serves it.
+fn arrival(shared: &Arc<Shared>, table: &Table, serves: Serves, client: OwnedFd, peer: SocketAddr) -> Option<Arrival> {
+    let target = match serves {
+        Serves::Pool(slot) => Some(Target { slot, keep_source: false }),
+        Serves::Routes(class) => {
+            let dialled = socket::local_address(&client).ok();
+            let target = dialled.and_then(|address| table.route(Transport::Tcp, address, class));
+            if target.is_none() {
+                shared.bounds.unrouted.fetch_add(1, Relaxed);
+            }
+            target
+        }
+    };
+    // A pool may be gone, or not be there yet.
+    let Some((target, pool)) = target.and_then(|target| Some((target, table.pool(target.slot)?))) else {
+        socket::reset(client);
+        return None;
+    };
+    let (pool, counted) = (Arc::clone(pool), Counted::new(shared, &pool.state));
+    Some(Arrival { client, peer, keep_source: target.keep_source, slot: target.slot, pool, counted })
 }

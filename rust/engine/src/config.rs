@@ -1,6 +1,7 @@
 //! Sizes of an engine, and everything that it can refuse.
 
 use std::io;
+use std::time::Duration;
 
 use spliceway_core::pool::SpecError;
 
@@ -8,6 +9,10 @@ use spliceway_core::pool::SpecError;
 pub const MAX_WORKERS: usize = 64;
 /// Workers that are started when the number is left to us.
 const DEFAULT_WORKERS: usize = 16;
+/// Timers are not finer.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
+/// The longest time that an idle UDP session may be kept.
+const MOST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Sizes of an engine. Every bound is counted when it bites.
 #[derive(Clone, Debug)]
@@ -20,11 +25,31 @@ pub struct Config {
     pub max_pipes: usize,
     /// Events that wait to be taken; beyond it, new ones are dropped.
     pub event_capacity: usize,
+    /// UDP sessions at once; beyond it, the one that was idle longest makes room.
+    pub max_sessions: usize,
+    /// How long a UDP session without an answer waits for a datagram.
+    pub udp_timeout: Duration,
+    /// The same once the backend has answered.
+    pub udp_stream_timeout: Duration,
+    /// Clients that session affinity remembers; beyond it, the one that was idle longest is forgotten.
+    pub max_affinities: usize,
+    /// Mark of upstream sockets; 0: none. Another one needs CAP_NET_ADMIN.
+    pub mark: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { workers: 0, max_flows: 1_000_000, max_pipes: 1024, event_capacity: 4096 }
+        Self {
+            workers: 0,
+            max_flows: 1_000_000,
+            max_pipes: 1024,
+            event_capacity: 4096,
+            max_sessions: 1_000_000,
+            udp_timeout: Duration::from_secs(30),
+            udp_stream_timeout: Duration::from_secs(120),
+            max_affinities: 262_144,
+            mark: 0,
+        }
     }
 }
 
@@ -36,11 +61,20 @@ impl Config {
             (value < least || value > most)
                 .then(|| EngineError::Config(format!("{field} must be {least} to {most}, not {value}")))
         };
+        let bad_time = |field, value: Duration| {
+            let seconds = value.as_secs_f64();
+            (value < LEAST_TIMEOUT || value > MOST_TIMEOUT)
+                .then(|| EngineError::Config(format!("{field} must be 0.001 to 86400 seconds, not {seconds}")))
+        };
         [
             bad("workers", 0, MAX_WORKERS, self.workers),
             bad("max_flows", 1, 1 << 26, self.max_flows),
             bad("max_pipes", 0, 1 << 20, self.max_pipes),
             bad("event_capacity", 1, 1 << 24, self.event_capacity),
+            bad("max_sessions", 1, 1 << 26, self.max_sessions),
+            bad("max_affinities", 1, 1 << 26, self.max_affinities),
+            bad_time("udp_timeout", self.udp_timeout),
+            bad_time("udp_stream_timeout", self.udp_stream_timeout),
         ]
         .into_iter()
         .flatten()

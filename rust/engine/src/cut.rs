@@ -1,7 +1,7 @@
 //! The end of flows: in order, by a reset, or at a deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use spliceway_core::session::{End, Side};
@@ -64,21 +64,24 @@ impl Worker {
                 socket::reset(backend);
             }
         }
+        self.forget_sessions();
     }
 
     /// The engine stops: nothing is left.
     pub(crate) fn cut_all(&mut self) {
         self.cut_where(|_| true);
+        self.cut_all_sessions();
     }
 
     /// Cut the flows of a drain whose deadline has come.
     pub(crate) fn cut_drain(&mut self, drain: &Arc<Drain>) {
         // Counted before the last one ends, because its end is what reports the drain.
         let ids = self.ids_where(|flow| drain.concerns(&flow.counted.pool));
-        drain.expire(ids.len() as u64);
+        let sessions = self.sessions_of_drain(drain);
+        drain.expire((ids.len() + sessions.len()) as u64);
         self.cut(&ids);
-        let shared = self.shared();
-        shared.drains.check(shared.flows.load(SeqCst), &shared.events);
+        self.cut_sessions(&sessions);
+        self.shared().check_drains();
     }
 
     /// Flows to backends that left are to be cut at `at`; one timer serves them all.

@@ -1,5 +1,6 @@
 //! Getting a backend for a flow: dial, notice failure, try another, give up. Nothing here blocks.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use spliceway_core::retry::{Next, Reason};
 use spliceway_core::session::{End, Side};
 use spliceway_io::poll::{Interest, Ready};
-use spliceway_io::{Errno, fork, socket};
+use spliceway_io::socket::{self, ConnectError};
+use spliceway_io::{Errno, fork};
 
 use crate::events::{Event, EventKind};
 use crate::flow::{FlowId, Serving, Token, at};
@@ -38,7 +40,7 @@ impl Worker {
             };
             let newest = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
             let pool = Arc::clone(newest.unwrap_or(&dialling.pool));
-            match dialling.dial.next(&pool, dialling.key, self.now, &mut self.rng) {
+            match dialling.dial.next(&pool, dialling.client, self.now, &mut self.rng) {
                 Next::GiveUp(reason) => return self.give_up(id, reason),
                 Next::Try { backend, timeout, after } => {
                     dialling.attempt += 1;
@@ -73,7 +75,8 @@ impl Worker {
             return Attempt::Failed;
         };
         dialling.began = now;
-        match socket::connect_start(target.0.address) {
+        let from = source(dialling.keep_source, dialling.client, target.0.address);
+        match socket::connect_start(target.0.address, from, self.tools.shared.config.mark) {
             Ok((fd, true)) => {
                 flow.backend = Some(fd);
                 self.connected(id);
@@ -91,8 +94,9 @@ impl Worker {
                 self.timers.add(ends, Due::DialTimeout { flow: id, attempt });
                 Attempt::Begun
             }
-            Err(errno) if is_local(errno) => self.wait_for_room(id, now),
-            Err(errno) => {
+            Err(ConnectError::NotPermitted) => self.refuse(id),
+            Err(ConnectError::Failed(errno)) if is_local(errno) => self.wait_for_room(id, now),
+            Err(ConnectError::Failed(errno)) => {
                 self.blame(id, &describe(errno));
                 Attempt::Failed
             }
@@ -110,6 +114,16 @@ impl Worker {
         }
         let attempt = dialling.attempt;
         self.timers.add(now + LOCAL_WAIT, Due::DialNow { flow: id, attempt });
+        Attempt::Begun
+    }
+
+    /// This process may not dial as the flow needs it. No backend is to blame, and no other one would do.
+    fn refuse(&mut self, id: FlowId) -> Attempt {
+        self.report_not_permitted();
+        if let Some(dialling) = self.flow(id).and_then(|flow| flow.dialling.as_mut()) {
+            dialling.target = None;
+        }
+        self.give_up(id, Reason::NotPermitted);
         Attempt::Begun
     }
 
@@ -257,19 +271,46 @@ impl Worker {
         self.finish(id, End::NoBackend);
     }
 
-    fn report(&mut self, id: FlowId, kind: EventKind, backend: Option<std::net::SocketAddr>, reason: &str, count: u64) {
-        let Some(dialling) = self.flow(id).and_then(|flow| flow.dialling.as_ref()) else { return };
-        let event = Event::new(kind, reason).times(count).of(&dialling.pool.name, backend);
-        self.shared().events.push(event);
+    fn report(&mut self, id: FlowId, kind: EventKind, backend: Option<SocketAddr>, reason: &str, count: u64) {
+        let dialling = self.flow(id).and_then(|flow| flow.dialling.as_ref());
+        let Some(pool) = dialling.map(|dialling| Arc::clone(&dialling.pool.name)) else { return };
+        self.report_of(&pool, kind, backend, reason, count);
+    }
+
+    pub(crate) fn report_of(
+        &self,
+        pool: &Arc<str>,
+        kind: EventKind,
+        backend: Option<SocketAddr>,
+        reason: &str,
+        count: u64,
+    ) {
+        self.shared().events.push(Event::new(kind, reason).times(count).of(pool, backend));
+    }
+
+    /// Told once: it is so for every flow and session.
+    pub(crate) fn report_not_permitted(&self) {
+        let shared = self.shared();
+        if !shared.not_permitted.swap(true, Relaxed) {
+            shared.events.push(Event::new(EventKind::NotPermitted, Reason::NotPermitted.as_str()));
+        }
     }
 }
 
+/// The address that `backend` is to see, if it is not ours: never its own one (it would answer itself), nor one that has
+/// a meaning on this machine only.
+pub(crate) fn source(keep: bool, client: SocketAddr, backend: SocketAddr) -> Option<IpAddr> {
+    let client = client.ip().to_canonical();
+    let kept = keep && client.is_ipv4() == backend.is_ipv4() && client != backend.ip() && !client.is_loopback();
+    kept.then_some(client)
+}
+
 /// Whether a failed connect is our own machine's fault and not the backend's.
-fn is_local(errno: Errno) -> bool {
+pub(crate) fn is_local(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN)
 }
 
-fn describe(errno: Errno) -> String {
+pub(crate) fn describe(errno: Errno) -> String {
     match errno {
         Errno::CONNREFUSED => "connection refused".to_owned(),
         Errno::CONNRESET => "connection reset".to_owned(),

@@ -3,28 +3,46 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use spliceway_core::hash::flow_key;
 use spliceway_core::maglev::TableCache;
 use spliceway_core::pool::{Balance, Pool, PoolSpec};
 use spliceway_core::rng::Rng;
-use spliceway_io::{adopt, fork, socket, thread};
+use spliceway_io::poll::Interest;
+use spliceway_io::{Errno, adopt, fork, socket, thread, udp as io_udp};
 
 use crate::accept;
 use crate::config::{Config, EngineError};
 use crate::drains::Drain;
 use crate::events::Event;
+use crate::flow::Token;
+use crate::listener::Serves;
 use crate::registry::Registry;
+use crate::routes::{ClientClass, RouteKey, RouteSpec};
 use crate::shared::{Message, Shared};
 use crate::snapshot::{BackendCounters, EngineCounters, PoolCounters};
-use crate::worker;
+use crate::{udp, worker};
 
 /// The longest wait for the workers to end.
 const LONGEST_CLOSE: Duration = Duration::from_secs(24 * 3600);
+
+/// What changes in one swap.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Pools to create or replace.
+    pub upserts: Vec<PoolSpec>,
+    /// Names of pools to remove; unknown ones are ignored.
+    pub removes: Vec<String>,
+    /// Routes to set.
+    pub routes: Vec<RouteSpec>,
+    /// Routes to remove, before others are set; unknown ones are ignored.
+    pub unroutes: Vec<RouteKey>,
+    /// The number of the state after it.
+    pub generation: u64,
+}
 
 /// One backend in the order in which a flow would try it.
 #[derive(Clone, Debug)]
@@ -120,46 +138,111 @@ impl Engine {
         Ok(())
     }
 
-    /// Create, replace and remove pools in one swap.
+    /// Create, replace and remove pools and routes in one swap.
     ///
     /// # Errors
     /// The first value that is bad; nothing is changed then.
-    pub fn apply(&self, upserts: Vec<PoolSpec>, removes: &[String], generation: u64) -> Result<(), EngineError> {
+    pub fn apply(&self, mut batch: Batch) -> Result<(), EngineError> {
         self.check_open()?;
+        let upserts = std::mem::take(&mut batch.upserts);
         let mut tables = lock(&self.tables);
         let current = self.shared.table.load_full();
         let mut pools = Vec::with_capacity(upserts.len());
         for spec in upserts {
             let previous = lock(&self.registry).slot(&spec.name).and_then(|slot| current.pool(slot));
-            pools.push(Pool::build(spec, previous.map(Arc::as_ref), &mut tables)?);
+            let affinities = &self.shared.affinities;
+            pools.push(
+                Pool::build(spec, previous.map(Arc::as_ref), &mut tables, affinities)
+                    .inspect_err(|_| affinities.forget_unpublished())?,
+            );
         }
         let mut registry = lock(&self.registry);
-        let made = registry.make(&current, pools, removes, generation, self.shared.now());
-        self.shared.table.store(Arc::new(made.table));
+        let made = registry.make(&current, pools, &batch, self.shared.now());
+        let table = Arc::new(made.table);
+        self.shared.table.store(Arc::clone(&table));
         drop(registry);
+        // After the table, so that no session is made by the old one when this is read.
+        if self.shared.serves_datagrams.load(Acquire) {
+            let slots = udp::moved(&current, &table, &batch);
+            if !slots.is_empty() {
+                let slots: Arc<[u32]> = slots.into();
+                self.shared.tell_all(|| Message::Moved(Arc::clone(&slots)));
+            }
+        }
+        for (old, new) in &made.with_affinity {
+            self.shared.affinities.replace(old.as_deref(), new.as_deref());
+        }
         if let Some(at) = made.drain {
             self.shared.tell_all(|| Message::CutLeavingAt(at));
         }
         Ok(())
     }
 
-    /// Accept connections of the listening socket `fd`, which is owned from now on, for pool `pool`.
+    /// Serve the listening TCP socket, or bound UDP socket, `fd`, which is owned from now on, for pool `pool`.
     ///
     /// # Errors
-    /// The engine is closed, or `fd` is no listening TCP socket.
+    /// The engine is closed, or `fd` is no such socket.
     pub fn add_listener(&self, fd: RawFd, pool: &str) -> Result<usize, EngineError> {
+        self.listen(fd, false, |registry| Ok(Serves::Pool(registry.attach(pool))))
+    }
+
+    /// Serve the transparent socket `fd`, which is owned from now on, by the routes.
+    ///
+    /// # Errors
+    /// `class` is unknown, the engine is closed, or `fd` is no listening TCP socket and no bound UDP socket.
+    pub fn add_transparent_listener(&self, fd: RawFd, class: &str) -> Result<usize, EngineError> {
+        let class = class.parse::<ClientClass>().map_err(EngineError::Config);
+        self.listen(fd, true, |_| class.map(Serves::Routes))
+    }
+
+    fn listen(
+        &self,
+        fd: RawFd,
+        diverted: bool,
+        serves: impl FnOnce(&mut Registry) -> Result<Serves, EngineError>,
+    ) -> Result<usize, EngineError> {
         let io = |source| EngineError::Io { what: "cannot listen", source };
         let fd: OwnedFd = adopt::adopt(fd).map_err(io)?;
+        if io_udp::is_datagram(&fd).map_err(|errno| io(errno.into()))? {
+            return self.listen_for_datagrams(fd, diverted, serves);
+        }
         socket::prepare_listener(&fd).map_err(|errno| io(errno.into()))?;
         let mut registry = lock(&self.registry);
         self.check_open()?; // under the lock that `stop` takes: no listener is left behind
-        let number = self.shared.listeners.add(fd, registry.attach(pool));
+        let number = self.shared.listeners.add(fd, serves(&mut registry)?);
         drop(registry);
         for worker in 0..self.shared.doors.len() {
             if let Err(errno) = accept::watch(&self.shared, worker, &[number]) {
                 let _ = self.remove_listener(number);
                 return Err(io(errno.into()));
             }
+        }
+        Ok(number)
+    }
+
+    fn listen_for_datagrams(
+        &self,
+        fd: OwnedFd,
+        diverted: bool,
+        serves: impl FnOnce(&mut Registry) -> Result<Serves, EngineError>,
+    ) -> Result<usize, EngineError> {
+        let io = |errno: Errno| EngineError::Io { what: "cannot listen", source: errno.into() };
+        let told = io_udp::prepare_listener(&fd, diverted).map_err(io)?;
+        let mut registry = lock(&self.registry);
+        self.check_open()?; // as for connections
+        let serves = serves(&mut registry)?;
+        let (number, worker) = self.shared.listeners.add_datagrams(fd, serves, told, self.shared.doors.len());
+        drop(registry);
+        self.shared.serves_datagrams.store(true, Release);
+        let Some(listener) = self.shared.listeners.get(number) else { return Ok(number) };
+        let watched = listener
+            .open()
+            .socket
+            .as_ref()
+            .map(|fd| self.shared.doors[worker].poll.add(fd, Token::Datagrams(number).encode(), Interest::READ));
+        if let Some(Err(errno)) = watched {
+            let _ = self.remove_listener(number);
+            return Err(io(errno));
         }
         Ok(number)
     }
@@ -171,25 +254,30 @@ impl Engine {
     pub fn retarget_listener(&self, listener: usize, pool: &str) -> Result<(), EngineError> {
         let mut registry = lock(&self.registry);
         let entry = self.shared.listeners.get(listener).ok_or(EngineError::UnknownListener(listener))?;
-        let slot = registry.attach(pool);
-        let before = entry.retarget(slot);
-        registry.detach(before);
+        let before = entry.retarget(Serves::Pool(registry.attach(pool)));
+        detach(&mut registry, before);
         Ok(())
     }
 
-    /// Close `listener` before returning. Connections that wait in its queue are served.
+    /// Close `listener` before returning. Connections that wait in its queue are served; UDP sessions that came to an
+    /// ordinary socket end with it, since no answer could leave.
     ///
     /// # Errors
     /// No such listener.
     pub fn remove_listener(&self, listener: usize) -> Result<(), EngineError> {
         let mut registry = lock(&self.registry);
         let entry = self.shared.listeners.take(listener).ok_or(EngineError::UnknownListener(listener))?;
-        let listener = entry.socket().take();
-        if let Some(listener) = listener {
-            accept::rescue(&self.shared, &listener, entry.slot());
+        let number = listener;
+        let (listener, serves) = entry.take();
+        if let (Some(fd), Some(datagrams)) = (&listener, entry.datagrams) {
+            let door = &self.shared.doors[datagrams.worker];
+            let _ = door.poll.remove(fd);
+            door.send(Message::DatagramsClosed(number));
+        } else if let Some(listener) = listener {
+            accept::rescue(&self.shared, &listener, serves);
             socket::close_listener(listener);
         }
-        registry.detach(entry.slot());
+        detach(&mut registry, serves);
         Ok(())
     }
 
@@ -210,8 +298,7 @@ impl Engine {
         self.shared.drains.begin(Arc::clone(&drain));
         let at = self.shared.now().saturating_add(deadline);
         self.shared.tell_all(|| Message::CutDrainAt(at, Arc::clone(&drain)));
-        let flows = self.shared.flows.load(std::sync::atomic::Ordering::Relaxed);
-        self.shared.drains.check(flows, &self.shared.events);
+        self.shared.check_drains();
         Ok(())
     }
 
@@ -223,7 +310,7 @@ impl Engine {
         let found = self.find(pool).ok_or_else(|| EngineError::UnknownPool(pool.to_owned()));
         let (_, generation, found) = found?;
         let counters = PoolCounters::read(&found).backends;
-        let order = found.preview(flow_key(client, found.seed), &Rng::new(found.seed));
+        let order = found.preview(client, self.shared.now(), &Rng::new(found.seed));
         let candidates = order.into_iter().filter_map(|preview| {
             let backend = counters.get(preview.index)?.clone();
             Some(Candidate { backend, rank: preview.rank, reason: preview.reason })
@@ -333,6 +420,13 @@ impl Drop for Engine {
         if !matches!(*lock(&self.threads), Threads::Running(..)) {
             self.discard_mail();
         }
+    }
+}
+
+/// A listener does not serve what it did any more.
+fn detach(registry: &mut Registry, serves: Serves) {
+    if let Serves::Pool(slot) = serves {
+        registry.detach(slot);
     }
 }
 

@@ -27,6 +27,8 @@ pub enum EventKind {
     Resumed,
     /// A drain is over; `count` flows were cut at its deadline.
     Drained,
+    /// Upstream sockets may not be marked or come from a client's address; told once.
+    NotPermitted,
     /// A worker panicked and was started again; its flows are lost.
     WorkerDied,
 }
@@ -43,6 +45,7 @@ impl EventKind {
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::Drained => "drained",
+            Self::NotPermitted => "not-permitted",
             Self::WorkerDied => "worker-died",
         }
     }

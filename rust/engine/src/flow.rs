@@ -13,6 +13,7 @@ use spliceway_io::pipe::Pipe;
 use spliceway_io::poll::Interest;
 
 use crate::shared::Shared;
+use crate::udp::SessionId;
 
 /// Names a flow of one worker. The serial tells it from an earlier flow in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub(crate) struct FlowId {
 
 const SIDE_BIT: u64 = 1 << 63;
 const LISTENER_BIT: u64 = 1 << 62;
+const DATAGRAM_BIT: u64 = 1 << 61;
 /// The token of a worker's own wake-up.
 pub(crate) const WAKER_TOKEN: u64 = u64::MAX;
 
@@ -32,10 +34,13 @@ pub(crate) enum Token {
     Waker,
     Listener(usize),
     Flow(FlowId, Side),
+    /// A listener of datagrams.
+    Datagrams(usize),
+    Session(SessionId),
 }
 
 impl Token {
-    /// Indexes have 30 bits; `Config` bounds the flows far below.
+    /// Indexes have 29 bits; `Config` bounds the flows far below.
     pub(crate) fn encode(self) -> u64 {
         match self {
             Self::Waker => WAKER_TOKEN,
@@ -44,6 +49,8 @@ impl Token {
                 let side = if side == Side::Backend { SIDE_BIT } else { 0 };
                 side | u64::from(index) << 32 | u64::from(serial)
             }
+            Self::Datagrams(number) => LISTENER_BIT | DATAGRAM_BIT | number as u64,
+            Self::Session(SessionId { index, serial }) => DATAGRAM_BIT | u64::from(index) << 32 | u64::from(serial),
         }
     }
 
@@ -51,8 +58,13 @@ impl Token {
         if token == WAKER_TOKEN {
             return Self::Waker;
         }
+        let datagram = token & DATAGRAM_BIT != 0;
         if token & LISTENER_BIT != 0 {
-            return Self::Listener((token & !LISTENER_BIT) as usize);
+            let number = (token & !LISTENER_BIT & !DATAGRAM_BIT) as usize;
+            return if datagram { Self::Datagrams(number) } else { Self::Listener(number) };
+        }
+        if datagram {
+            return Self::Session(SessionId { index: ((token & !DATAGRAM_BIT) >> 32) as u32, serial: token as u32 });
         }
         let side = if token & SIDE_BIT != 0 { Side::Backend } else { Side::Client };
         let index = (token & !SIDE_BIT) >> 32;
@@ -79,8 +91,8 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.pool.active.fetch_sub(1, SeqCst);
-        let all = self.shared.flows.fetch_sub(1, SeqCst) - 1;
-        self.shared.drains.check(all, &self.shared.events);
+        self.shared.flows.fetch_sub(1, SeqCst);
+        self.shared.check_drains();
     }
 }
 
@@ -106,6 +118,8 @@ impl Drop for Serving {
 pub(crate) struct Arrival {
     pub(crate) client: OwnedFd,
     pub(crate) peer: SocketAddr,
+    /// The backend is to see the client's address.
+    pub(crate) keep_source: bool,
     pub(crate) slot: u32,
     /// The pool when the connection was accepted.
     pub(crate) pool: Arc<Pool>,
@@ -116,7 +130,9 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Dialling {
     pub(crate) dial: Dial,
-    pub(crate) key: u64,
+    pub(crate) client: SocketAddr,
+    /// The backend is to see the client's address.
+    pub(crate) keep_source: bool,
     /// The pool when the connection was accepted: what serves it if the pool is removed meanwhile.
     pub(crate) pool: Arc<Pool>,
     /// Numbers the attempts, so that a timer knows whether it is still meant.
@@ -187,15 +203,18 @@ mod tests {
     /// A token that decodes wrongly would move one client's bytes to another.
     #[test]
     fn tokens_survive_the_kernel() {
-        for index in [0, 1, 0x3fff_ffff] {
+        for index in [0, 1, 0x1fff_ffff] {
             for serial in [0, 7, u32::MAX] {
                 for side in [Side::Client, Side::Backend] {
                     let token = Token::Flow(FlowId { index, serial }, side);
                     assert_eq!(Token::decode(token.encode()), token);
                 }
+                let token = Token::Session(SessionId { index, serial });
+                assert_eq!(Token::decode(token.encode()), token);
             }
         }
         assert_eq!(Token::decode(Token::Listener(9).encode()), Token::Listener(9));
+        assert_eq!(Token::decode(Token::Datagrams(9).encode()), Token::Datagrams(9));
         assert_eq!(Token::decode(WAKER_TOKEN), Token::Waker);
     }
 }

@@ -3,6 +3,7 @@
 //! - [`engine`]: the whole of what a host can ask for; [`config`]: its sizes and errors
 //! - `shared`: what all workers see: the published table, the listeners, bounds, events
 //! - `registry`: names to slots, building tables off the data path; `table`: one immutable table per generation
+//! - [`routes`]: which pool an address and a class of clients lead to
 //! - `worker`: the loop of a thread; `accept`, `dial`, `relay`, `cut`: what it does when something is ready
 //! - `flow`: one connection pair; `timer`, [`events`], `drains`: the rest; [`snapshot`]: counters as plain values
 #![forbid(unsafe_code)]
@@ -18,10 +19,12 @@ mod flow;
 mod listener;
 mod registry;
 mod relay;
+pub mod routes;
 mod shared;
 pub mod snapshot;
 mod table;
 mod timer;
+mod udp;
 mod worker;
 
 pub use config::{Config, EngineError};

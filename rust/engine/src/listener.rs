@@ -1,31 +1,75 @@
-//! Listening sockets. Every worker watches every one of them; the kernel wakes one worker for a new connection.
+//! Listening sockets. Every worker watches every one for connections, and the kernel wakes one of them; one of datagrams is
+//! watched by one worker.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// A listening socket and the slot of the pool behind it.
+use spliceway_io::udp::Arrival;
+
+use crate::routes::ClientClass;
+
+/// What the clients of a listener get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// The pool in this slot.
+    Pool(u32),
+    /// What the routes say of the address that they dialled; they are of this class.
+    Routes(ClientClass),
+}
+
+impl Serves {
+    const fn class(self) -> Option<ClientClass> {
+        match self {
+            Self::Pool(_) => None,
+            Self::Routes(class) => Some(class),
+        }
+    }
+}
+
+/// A listening socket and what it serves.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// Empty once the listener was removed. Held only while accepting, so that a removal closes for certain.
-    socket: Mutex<Option<OwnedFd>>,
-    slot: AtomicU32,
+    open: RwLock<Open>,
+    /// It is a socket of datagrams.
+    pub(crate) datagrams: Option<Datagrams>,
+}
+
+/// What is to be known of a socket of datagrams. One worker serves it, so that datagrams keep their order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagrams {
+    pub(crate) worker: usize,
+    pub(crate) address: SocketAddr,
+    pub(crate) arrival: Arrival,
+}
+
+/// Held for reading while accepting, so that a removal closes for certain, and nobody uses a slot that was given back.
+#[derive(Debug)]
+pub(crate) struct Open {
+    /// Empty once the listener was removed.
+    pub(crate) socket: Option<OwnedFd>,
+    pub(crate) serves: Serves,
 }
 
 impl Listener {
-    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<OwnedFd>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn open(&self) -> RwLockReadGuard<'_, Open> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn slot(&self) -> u32 {
-        self.slot.load(Ordering::Acquire)
+    /// Serve something else; nobody uses the old meaning, which is returned, any more.
+    pub(crate) fn retarget(&self, serves: Serves) -> Serves {
+        std::mem::replace(&mut self.write().serves, serves)
     }
 
-    /// Change the slot; nobody uses the old one any more when this returns.
-    pub(crate) fn retarget(&self, slot: u32) -> u32 {
-        let _nobody_accepts = self.socket();
-        self.slot.swap(slot, Ordering::AcqRel)
+    /// Take the socket out: nobody accepts from it any more.
+    pub(crate) fn take(&self) -> (Option<OwnedFd>, Serves) {
+        let mut open = self.write();
+        (open.socket.take(), open.serves)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Open> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -37,16 +81,41 @@ pub(crate) struct Listeners(RwLock<Numbered>);
 struct Numbered {
     by_number: HashMap<usize, Arc<Listener>>,
     next: usize,
+    /// How many sockets of datagrams each worker serves, for pools and for each class of clients.
+    datagrams: HashMap<(Option<ClientClass>, usize), usize>,
+}
+
+impl Numbered {
+    /// Add a listener; `datagrams` says of one of datagrams which worker serves it, given the least busy one.
+    fn add(&mut self, socket: OwnedFd, serves: Serves, datagrams: Option<Datagrams>) -> usize {
+        let number = self.next;
+        self.next += 1;
+        if let Some(datagrams) = datagrams {
+            *self.datagrams.entry((serves.class(), datagrams.worker)).or_default() += 1;
+        }
+        let listener = Listener { open: RwLock::new(Open { socket: Some(socket), serves }), datagrams };
+        self.by_number.insert(number, Arc::new(listener));
+        number
+    }
 }
 
 impl Listeners {
-    pub(crate) fn add(&self, socket: OwnedFd, slot: u32) -> usize {
-        let listener = Listener { socket: Mutex::new(Some(socket)), slot: AtomicU32::new(slot) };
+    pub(crate) fn add(&self, socket: OwnedFd, serves: Serves) -> usize {
+        self.write().add(socket, serves, None)
+    }
+
+    /// Add a socket of datagrams; one of `workers` is chosen to serve it.
+    pub(crate) fn add_datagrams(
+        &self,
+        socket: OwnedFd,
+        serves: Serves,
+        (address, arrival): (SocketAddr, Arrival),
+        workers: usize,
+    ) -> (usize, usize) {
         let mut listeners = self.write();
-        let number = listeners.next;
-        listeners.next += 1;
-        listeners.by_number.insert(number, Arc::new(listener));
-        number
+        let served = |worker: &usize| listeners.datagrams.get(&(serves.class(), *worker)).copied().unwrap_or(0);
+        let worker = (0..workers).min_by_key(served).unwrap_or(0);
+        (listeners.add(socket, serves, Some(Datagrams { worker, address, arrival })), worker)
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<Arc<Listener>> {
@@ -54,7 +123,14 @@ impl Listeners {
     }
 
     pub(crate) fn take(&self, number: usize) -> Option<Arc<Listener>> {
-        self.write().by_number.remove(&number)
+        let mut listeners = self.write();
+        let listener = listeners.by_number.remove(&number)?;
+        if let Some(Datagrams { worker, .. }) = listener.datagrams
+            && let Some(count) = listeners.datagrams.get_mut(&(listener.open().serves.class(), worker))
+        {
+            *count = count.saturating_sub(1);
+        }
+        Some(listener)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -64,7 +140,8 @@ impl Listeners {
     /// The numbers of the listeners of `slot`, or of all.
     pub(crate) fn numbers(&self, slot: Option<u32>) -> Vec<usize> {
         let listeners = self.read();
-        let wanted = listeners.by_number.iter().filter(|(_, l)| slot.is_none_or(|slot| l.slot() == slot));
+        let wanted =
+            listeners.by_number.iter().filter(|(_, l)| slot.is_none_or(|slot| l.open().serves == Serves::Pool(slot)));
         wanted.map(|(&number, _)| number).collect()
     }
 

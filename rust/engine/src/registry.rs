@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use spliceway_core::pool::Pool;
 
+use crate::engine::Batch;
+use crate::routes::{Routes, Target, TargetSpec};
 use crate::table::Table;
 
 #[derive(Debug)]
 struct Slot {
     name: Arc<str>,
-    /// Listeners that name this pool: they keep the slot while the pool comes and goes.
-    listeners: usize,
+    /// Listeners and routes that name this pool: they keep the slot while the pool comes and goes.
+    holders: usize,
     used: bool,
 }
+
+/// A pool before and after.
+pub(crate) type Replaced = (Option<Arc<Pool>>, Option<Arc<Pool>>);
 
 /// What changed when a table was made.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub(crate) struct Made {
     pub(crate) table: Table,
     /// The earliest drain deadline of backends that left.
     pub(crate) drain: Option<Duration>,
+    /// Pools with session affinity that came in the place of others, or went.
+    pub(crate) with_affinity: Vec<Replaced>,
 }
 
 /// See the module's text.
@@ -38,30 +45,24 @@ impl Registry {
         self.by_name.get(name).copied()
     }
 
-    /// A listener names `name`, which need not be a pool yet.
+    /// A listener or route names `name`, which need not be a pool yet.
     pub(crate) fn attach(&mut self, name: &str) -> u32 {
         let slot = self.slot_for(name);
-        self.slots[slot as usize].listeners += 1;
+        self.slots[slot as usize].holders += 1;
         slot
     }
 
-    /// A listener does not name the pool in `slot` any more.
+    /// A listener or route does not name the pool in `slot` any more.
     pub(crate) fn detach(&mut self, slot: u32) {
-        self.slots[slot as usize].listeners -= 1;
+        self.slots[slot as usize].holders -= 1;
         self.release(slot);
     }
 
-    /// Make the table that follows `current`, in which nothing has changed since `pools` were built.
-    pub(crate) fn make(
-        &mut self,
-        current: &Table,
-        pools: Vec<Pool>,
-        removes: &[String],
-        generation: u64,
-        now: Duration,
-    ) -> Made {
+    /// Make the table that follows `current`, in which nothing has changed since `pools`, those of `batch`, were built.
+    pub(crate) fn make(&mut self, current: &Table, pools: Vec<Pool>, batch: &Batch, now: Duration) -> Made {
         let mut slots = current.slots().to_vec();
-        let mut drain = None;
+        let (mut drain, mut with_affinity) = (None, Vec::new());
+        let concerned = |pool: &Option<Arc<Pool>>| pool.as_ref().is_some_and(|pool| pool.has_affinity());
         for pool in pools {
             let slot = self.slot_for(&pool.name);
             self.slots[slot as usize].used = true;
@@ -74,18 +75,48 @@ impl Registry {
             let left = was.chain(&pool.leaving).any(|state| state.drain_at.load(Relaxed) != 0);
             drain = earliest(drain, pool.drain.filter(|_| left));
             slots[slot as usize] = Some(Arc::new(pool));
+            let replaced = (previous, slots[slot as usize].clone());
+            with_affinity.extend(Some(replaced).filter(|(old, new)| concerned(old) || concerned(new)));
         }
-        for name in removes {
+        for name in &batch.removes {
             let Some(slot) = self.slot(name) else {
                 continue;
             };
             if let Some(pool) = slots.get_mut(slot as usize).and_then(Option::take) {
                 drain = earliest(drain, remove(&pool, now));
+                with_affinity.extend(Some((Some(pool), None)).filter(|(old, _)| concerned(old)));
             }
             self.slots[slot as usize].used = false;
             self.release(slot);
         }
-        Made { table: Table::new(generation, slots), drain: drain.map(|d| now.saturating_add(d)) }
+        let routes = self.change_routes(current.routes(), batch);
+        Made {
+            table: Table::new(batch.generation, slots, routes),
+            drain: drain.map(|d| now.saturating_add(d)),
+            with_affinity,
+        }
+    }
+
+    /// The routes that follow `current`: the same ones, if nothing changes.
+    fn change_routes(&mut self, current: &Arc<Routes>, batch: &Batch) -> Arc<Routes> {
+        if batch.routes.is_empty() && batch.unroutes.is_empty() {
+            return Arc::clone(current);
+        }
+        let mut routes = Routes::clone(current);
+        let mut left: Vec<Target> = Vec::new();
+        for key in &batch.unroutes {
+            left.extend(routes.remove(key).into_iter().flatten().flatten());
+        }
+        for route in &batch.routes {
+            let targets = route.targets.each_ref().map(|target| {
+                let TargetSpec { pool, keep_source } = target.as_ref()?;
+                Some(Target { slot: self.attach(pool), keep_source: *keep_source })
+            });
+            left.extend(routes.insert(route.key, targets).into_iter().flatten().flatten());
+        }
+        // At the end, so that a slot that is still named keeps its number.
+        left.iter().for_each(|target| self.detach(target.slot));
+        Arc::new(routes)
     }
 
     fn slot_for(&mut self, name: &str) -> u32 {
@@ -93,7 +124,7 @@ impl Registry {
             return slot;
         }
         let name: Arc<str> = name.into();
-        let entry = Slot { name: Arc::clone(&name), listeners: 0, used: false };
+        let entry = Slot { name: Arc::clone(&name), holders: 0, used: false };
         let slot = if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = entry;
             slot
@@ -107,7 +138,7 @@ impl Registry {
 
     fn release(&mut self, slot: u32) {
         let entry = &self.slots[slot as usize];
-        if !entry.used && entry.listeners == 0 {
+        if !entry.used && entry.holders == 0 {
             self.by_name.remove(&entry.name);
             self.free.push(slot);
         }

@@ -1,12 +1,13 @@
 //! What all workers and the host's threads see of one engine.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
+use spliceway_core::affinity::Affinities;
 use spliceway_io::poll::{Interest, Poll};
 use spliceway_io::socket;
 use spliceway_io::waker::Waker;
@@ -26,6 +27,13 @@ pub(crate) struct Bounds {
     pub(crate) pipe_limit_hits: AtomicU64,
     pub(crate) worker_panics: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
+    /// Connections for which there was no route.
+    pub(crate) unrouted: AtomicU64,
+    /// UDP sessions now.
+    pub(crate) sessions: AtomicUsize,
+    pub(crate) session_limit_hits: AtomicU64,
+    pub(crate) sessions_moved: AtomicU64,
+    pub(crate) datagrams_dropped: AtomicU64,
     /// Workers that do not accept now.
     pub(crate) paused: AtomicUsize,
 }
@@ -39,6 +47,12 @@ pub(crate) enum Message {
     CutLeavingAt(Duration),
     /// Cut the flows of a drain at its deadline.
     CutDrainAt(Duration, Arc<Drain>),
+    /// Pools in these slots lost backends, or routes to them are gone.
+    Moved(Arc<[u32]>),
+    /// This listener of datagrams was closed.
+    DatagramsClosed(usize),
+    /// Another worker needs room for a session, and this one has the oldest.
+    EndOldestSession,
     /// Panic, to show that it is survived.
     #[cfg(test)]
     Panic,
@@ -52,13 +66,16 @@ pub(crate) struct Door {
     mail: Mutex<Vec<Message>>,
     /// Flows that this worker serves.
     pub(crate) load: CachePadded<AtomicUsize>,
+    /// When its oldest UDP session was used last, in milliseconds of the engine's clock; `u64::MAX`: it has none.
+    pub(crate) oldest_session: AtomicU64,
 }
 
 impl Door {
     fn new() -> io::Result<Self> {
         let (poll, waker) = (Poll::new()?, Waker::new()?);
         poll.add(&waker, WAKER_TOKEN, Interest::READ)?;
-        Ok(Self { poll, waker, mail: Mutex::default(), load: CachePadded::default() })
+        let oldest_session = AtomicU64::new(u64::MAX);
+        Ok(Self { poll, waker, mail: Mutex::default(), load: CachePadded::default(), oldest_session })
     }
 
     pub(crate) fn send(&self, message: Message) {
@@ -94,10 +111,15 @@ pub(crate) struct Shared {
     pub(crate) doors: Box<[Door]>,
     pub(crate) events: EventRing,
     pub(crate) drains: Drains,
+    pub(crate) affinities: Affinities,
     pub(crate) bounds: Bounds,
     /// Flows open now, those on their way to another worker included.
     pub(crate) flows: CachePadded<AtomicUsize>,
     pub(crate) stopping: AtomicBool,
+    /// There is, or was, a listener of datagrams.
+    pub(crate) serves_datagrams: AtomicBool,
+    /// It was told that this process may not dial as it should.
+    pub(crate) not_permitted: AtomicBool,
     epoch: Instant,
 }
 
@@ -106,6 +128,7 @@ impl Shared {
         Ok(Self {
             doors: (0..config.worker_count()).map(|_| Door::new()).collect::<io::Result<_>>()?,
             events: EventRing::new(config.event_capacity)?,
+            affinities: Affinities::new(config.max_affinities),
             config,
             table: Arc::default(),
             listeners: Listeners::default(),
@@ -113,6 +136,8 @@ impl Shared {
             bounds: Bounds::default(),
             flows: CachePadded::default(),
             stopping: AtomicBool::new(false),
+            serves_datagrams: AtomicBool::new(false),
+            not_permitted: AtomicBool::new(false),
             epoch: Instant::now(),
         })
     }
@@ -120,6 +145,11 @@ impl Shared {
     /// Time on the engine's own monotonic clock.
     pub(crate) fn now(&self) -> Duration {
         self.epoch.elapsed()
+    }
+
+    /// Something has ended: report the drains that are over.
+    pub(crate) fn check_drains(&self) {
+        self.drains.check(self.flows.load(SeqCst) + self.bounds.sessions.load(SeqCst), &self.events);
     }
 
     /// The worker with the fewest flows.

@@ -9,6 +9,7 @@ use spliceway_core::session::Side;
 
 use crate::drains::Drain;
 use crate::flow::FlowId;
+use crate::udp::SessionId;
 
 /// What is due.
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub(crate) enum Due {
     CutLeaving,
     /// Cut the flows of a drain.
     CutDrain(Arc<Drain>),
+    /// A UDP session that waits before its attempt number `attempt`.
+    DialSession { session: SessionId, attempt: u32 },
+    /// End the UDP sessions of a drain that are quiet.
+    EndQuiet(Arc<Drain>),
 }
 
 #[derive(Debug)]

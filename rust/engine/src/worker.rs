@@ -20,6 +20,7 @@ use crate::relay::{self, SCRATCH};
 use crate::shared::{Door, Message, Shared};
 use crate::table::Table;
 use crate::timer::{Due, Timers};
+use crate::udp::Udp;
 
 /// Descriptors that one wait reports at most: enough to spread the cost of the call, few enough to stay fair.
 const BATCH: usize = 256;
@@ -56,6 +57,7 @@ pub(crate) struct Worker {
     /// When flows to backends that left are cut next.
     pub(crate) next_cut: Option<Duration>,
     pub(crate) accept_burst: usize,
+    pub(crate) udp: Udp,
 }
 
 /// Run worker `number` until the engine stops. A panic costs the worker's flows, not the process.
@@ -67,6 +69,7 @@ pub(crate) fn run(shared: &Arc<Shared>, number: usize) {
         worker.reset_all(); // none is left after an orderly end; after a panic, a cut reply must not look complete
         drop(worker);
         shared.doors[number].load.store(0, Relaxed);
+        shared.doors[number].oldest_session.store(u64::MAX, Relaxed);
         match outcome {
             Ok(()) => return,
             Err(panic) => {
@@ -103,6 +106,7 @@ impl Worker {
             paused: false,
             next_cut: None,
             accept_burst: 1,
+            udp: Udp::new(&shared.config, seed(number)),
         }
     }
 
@@ -117,7 +121,8 @@ impl Worker {
     fn serve(&mut self) {
         let mut batch = Batch::new(BATCH);
         while !self.shared().stopping.load(Acquire) {
-            let wait = self.timers.wait(self.now).map(|wait| wait.min(LONGEST_WAIT));
+            let due = [self.timers.wait(self.now), self.udp.wait(self.now)].into_iter().flatten().min();
+            let wait = due.map(|wait| wait.min(LONGEST_WAIT));
             if self.door().poll.wait(&mut batch, wait).is_err() {
                 return; // the poll itself is gone: only at the end of the engine
             }
@@ -127,7 +132,10 @@ impl Worker {
                     self.dispatch(ready);
                 }
             }
+            self.send_answers();
             self.fire();
+            self.end_idle_sessions();
+            self.publish_oldest_session();
             self.door().load.store(self.flows.len(), Relaxed);
         }
         self.cut_all();
@@ -138,6 +146,8 @@ impl Worker {
         match Token::decode(ready.token) {
             Token::Flow(id, side) => self.flow_ready(id, side, ready),
             Token::Listener(number) => self.accept(number),
+            Token::Datagrams(number) => self.datagrams_wait(number),
+            Token::Session(id) => self.session_ready(id, ready),
             Token::Waker => self.read_mail(),
         }
     }
@@ -147,7 +157,13 @@ impl Worker {
             match message {
                 Message::Serve(arrival) => self.serve_late_arrival(arrival),
                 Message::CutLeavingAt(at) => self.cut_leaving_at(at),
-                Message::CutDrainAt(at, drain) => self.timers.add(at, Due::CutDrain(drain)),
+                Message::CutDrainAt(at, drain) => {
+                    self.end_quiet_sessions(&drain);
+                    self.timers.add(at, Due::CutDrain(drain));
+                }
+                Message::Moved(slots) => self.end_moved_sessions(&slots),
+                Message::DatagramsClosed(number) => self.end_sessions_of_listener(number),
+                Message::EndOldestSession => drop(self.end_oldest_session(None)),
                 #[cfg(test)]
                 Message::Panic => panic!("as the test asked"),
             }
@@ -163,6 +179,8 @@ impl Worker {
                 Due::Unpark => self.unpark(),
                 Due::CutLeaving => self.cut_leaving(),
                 Due::CutDrain(drain) => self.cut_drain(&drain),
+                Due::DialSession { session, attempt } => self.session_waited(session, attempt),
+                Due::EndQuiet(drain) => self.end_quiet_sessions(&drain),
             }
         }
     }
@@ -280,6 +298,7 @@ mod tests {
     use spliceway_core::pool::{BackendSpec, Balance, PoolSpec};
     use spliceway_core::retry::RetryPolicy;
 
+    use crate::engine::Batch;
     use crate::events::EventKind;
     use crate::shared::Message;
     use crate::{Config, Engine};
@@ -307,8 +326,9 @@ mod tests {
         let engine = Engine::new(Config { workers: 1, ..Config::default() }).unwrap();
         engine.start().unwrap();
         let retry = RetryPolicy::default();
-        let spec = PoolSpec { name: "p".into(), balance: Balance::Maglev, retry, drain: None, backends };
-        engine.apply(vec![spec], &[], 1).unwrap();
+        let (name, balance) = ("p".into(), Balance::Maglev);
+        let spec = PoolSpec { name, balance, retry, drain: None, affinity: None, backends };
+        engine.apply(Batch { upserts: vec![spec], generation: 1, ..Batch::default() }).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         engine.add_listener(listener.into_raw_fd(), "p").unwrap();

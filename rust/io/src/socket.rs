@@ -1,21 +1,22 @@
 //! Stream sockets: accept, connect, read, write, half-close, reset. All are non-blocking and close-on-exec.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, connect_unspec,
-    getpeername, getsockname, recv, send, shutdown, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, bind, connect,
+    connect_unspec, getpeername, getsockname, recv, send, shutdown, socket_with, sockopt,
 };
 
-use crate::fork;
+use crate::{fork, option};
 
 /// Prepare a listening socket that was opened elsewhere. Connections accepted from it inherit the options.
 ///
 /// `TCP_NODELAY`, because a relay that waits for more bytes only adds latency; `SO_KEEPALIVE`, because a peer that vanished
-/// without a word must not hold a flow for ever (the kernel's default asks after two hours, as conntrack does in days).
+/// without a word must not hold a flow for ever (the kernel's default asks after two hours, as conntrack does in days). No
+/// `SO_LINGER`, because closing a flow would block the worker, or reset a client that is owed bytes.
 ///
 /// # Errors
 /// `ENOTSOCK` or `EOPNOTSUPP` when `fd` is no TCP socket, `EINVAL` when it does not listen.
@@ -26,6 +27,7 @@ pub fn prepare_listener(fd: impl AsFd) -> Result<(), Errno> {
     }
     rustix::io::ioctl_fionbio(fd, true)?;
     sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_linger(fd, None)?;
     sockopt::set_socket_keepalive(fd, true)
 }
 
@@ -42,16 +44,47 @@ pub fn accept(listener: impl AsFd) -> Result<(OwnedFd, SocketAddr), Errno> {
     }
 }
 
-/// Begin to connect to `address`. The flag tells whether the connection stands already, as it does on the same machine.
+/// The address that a connection was made to, as the client named it: with a transparent listener it may be any.
 ///
 /// # Errors
-/// An immediate failure: `ECONNREFUSED`, `ENETUNREACH`, `EMFILE`, `EADDRNOTAVAIL` (no local port left) and the like.
-pub fn connect_start(address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
+/// None that a connection which was just accepted can have.
+pub fn local_address(fd: impl AsFd) -> Result<SocketAddr, Errno> {
+    SocketAddr::try_from(getsockname(fd)?)
+}
+
+/// Why connecting failed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// This process may not mark packets, or not use addresses of others: it lacks `CAP_NET_ADMIN`.
+    NotPermitted,
+    /// The kernel's answer to socket(2), bind(2) or connect(2).
+    Failed(Errno),
+}
+
+impl From<Errno> for ConnectError {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}
+
+/// Begin to connect to `address`. The flag tells whether the connection stands already, as it does on the same machine.
+///
+/// The connection comes from `from`, which may be anybody's address of the same family (None: from this machine's own),
+/// and its packets carry `mark` (0: none).
+///
+/// # Errors
+/// An immediate failure: `ECONNREFUSED`, `ENETUNREACH`, `EMFILE`, `EADDRNOTAVAIL` (no local port left) and the like; or
+/// this process may not do what is asked.
+pub fn connect_start(address: SocketAddr, from: Option<IpAddr>, mark: u32) -> Result<(OwnedFd, bool), ConnectError> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&fd, true)?;
     sockopt::set_socket_keepalive(&fd, true)?;
+    set_mark(&fd, mark)?;
+    if let Some(ip) = from {
+        bind_to_any(&fd, ip)?;
+    }
     match connect(&fd, &address) {
         Ok(()) => Ok((fd, true)),
         // The handshake with a socket on the same machine is over before connect(2) returns, although it says that it is not.
@@ -60,12 +93,39 @@ pub fn connect_start(address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
             // A dead backend's port on this machine may be the very port that we were given: that is nobody.
             if connected && getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(address) {
                 reset(fd);
-                return Err(Errno::CONNREFUSED);
+                return Err(Errno::CONNREFUSED.into());
             }
             Ok((fd, connected))
         }
-        Err(errno) => Err(errno),
+        Err(errno) => Err(errno.into()),
     }
+}
+
+/// Packets of `fd` carry `mark`; 0 leaves them alone.
+pub(crate) fn set_mark(fd: &OwnedFd, mark: u32) -> Result<(), ConnectError> {
+    if mark == 0 {
+        return Ok(());
+    }
+    permitted(option::set_int(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()))
+}
+
+/// Let `fd` come from `ip`, whoever's it is. The port is chosen when it connects: it must be free for that peer only.
+pub(crate) fn bind_to_any(fd: &OwnedFd, ip: IpAddr) -> Result<(), ConnectError> {
+    allow_any_source(fd, ip)?;
+    option::set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?; // of both families
+    Ok(bind(fd, &SocketAddr::new(ip, 0))?)
+}
+
+/// Let `fd` have source addresses of others, of the family of `ip`.
+pub(crate) fn allow_any_source(fd: &OwnedFd, ip: IpAddr) -> Result<(), ConnectError> {
+    permitted(match ip {
+        IpAddr::V4(_) => option::set_int(fd, libc::SOL_IP, libc::IP_TRANSPARENT, 1),
+        IpAddr::V6(_) => option::set_int(fd, libc::SOL_IPV6, libc::IPV6_TRANSPARENT, 1),
+    })
+}
+
+fn permitted(outcome: Result<(), Errno>) -> Result<(), ConnectError> {
+    outcome.map_err(|errno| if errno == Errno::PERM { ConnectError::NotPermitted } else { errno.into() })
 }
 
 /// The error that a finished connect, or a reset, left on the socket; it is cleared by asking.

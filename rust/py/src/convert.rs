@@ -7,26 +7,60 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use spliceway_core::pool::{BackendSpec, PoolSpec};
+use spliceway_core::pool::{AffinitySpec, BackendSpec, PoolSpec};
 use spliceway_core::retry::RetryPolicy;
 use spliceway_engine::Event;
 use spliceway_engine::engine::{Candidate, Explanation};
+use spliceway_engine::routes::{RouteKey, RouteSpec, TargetSpec};
 use spliceway_engine::snapshot::{BackendCounters, EngineCounters, PoolCounters};
 
 /// `(tries, connect_timeout, deadline, budget_ratio, budget_reserve, replay)`.
 type Policy = (i64, f64, f64, f64, i64, bool);
-/// `(name, balance, policy, drain, ((host, port, weight, healthy), ...))`.
-pub(crate) type Upsert = (String, String, Policy, Option<f64>, Vec<(String, i64, i64, bool)>);
+/// `(name, balance, policy, drain, affinity, ((host, port, weight, healthy), ...))`; affinity is `(group, timeout)`.
+pub(crate) type Upsert = (String, String, Policy, Option<f64>, Option<(String, f64)>, Vec<(String, i64, i64, bool)>);
+/// `(pool, keep_source)`.
+type Target = Option<(String, bool)>;
+/// `(protocol, host, port, (pod, node, ext))`.
+pub(crate) type Route = (String, String, i64, (Target, Target, Target));
+/// `(protocol, host, port)`.
+pub(crate) type Unroute = (String, String, i64);
 
 /// A pool as the engine wants it, or a `ValueError` that names the pool and the field.
 pub(crate) fn pool_spec(upsert: Upsert) -> PyResult<PoolSpec> {
-    let (name, balance, policy, drain, backends) = upsert;
+    let (name, balance, policy, drain, affinity, backends) = upsert;
     let bad = |what: String| PyValueError::new_err(format!("pool {name}: {what}"));
     let balance = balance.parse().map_err(|error| bad(format!("{error}")))?;
     let retry = retry_policy(policy).map_err(&bad)?;
     let drain = drain.map(|seconds| duration("drain", seconds)).transpose().map_err(&bad)?;
+    let affinity = affinity.map(affinity_spec).transpose().map_err(&bad)?;
     let backends = backends.iter().map(backend).collect::<Result<_, String>>().map_err(&bad)?;
-    Ok(PoolSpec { name, balance, retry, drain, backends })
+    Ok(PoolSpec { name, balance, retry, drain, affinity, backends })
+}
+
+fn affinity_spec((group, timeout): (String, f64)) -> Result<AffinitySpec, String> {
+    Ok(AffinitySpec { group, timeout: duration("timeout of affinity", timeout)? })
+}
+
+/// A route as the engine wants it, or a `ValueError` that names it.
+pub(crate) fn route_spec((protocol, host, port, (pod, node, ext)): Route) -> PyResult<RouteSpec> {
+    let target = |target: Target| target.map(|(pool, keep_source)| TargetSpec { pool, keep_source });
+    let key = route_key((protocol, host, port))?;
+    let targets = [pod, node, ext].map(target);
+    if targets.iter().flatten().any(|target| target.pool.is_empty()) {
+        return Err(PyValueError::new_err(format!("route {key}: a pool has an empty name")));
+    }
+    Ok(RouteSpec { key, targets })
+}
+
+/// What a route is for, or a `ValueError` that names it.
+pub(crate) fn route_key((protocol, host, port): Unroute) -> PyResult<RouteKey> {
+    let bad = |what: String| PyValueError::new_err(format!("route {protocol} {host} port {port}: {what}"));
+    let ip: IpAddr = host.parse().map_err(|_| bad("the host is not an IP address".to_owned()))?;
+    let transport = protocol.parse().map_err(&bad)?;
+    match u16::try_from(port) {
+        Ok(port) if port > 0 => Ok(RouteKey { transport, ip: ip.to_canonical(), port }),
+        _ => Err(bad("port must be 1 to 65535".to_owned())),
+    }
 }
 
 fn retry_policy((tries, connect_timeout, deadline, ratio, reserve, replay): Policy) -> Result<RetryPolicy, String> {
@@ -76,7 +110,8 @@ const BACKEND_FIELDS: &str = "host port weight healthy draining active flows byt
 const POOL_FIELDS: &str = "name flows active bytes_in bytes_out tries retries saved failed replayed budget_exhausted \
      no_backend ended_closed ended_client_reset ended_backend_reset ended_drained connect_seconds connect_buckets backends";
 const ENGINE_FIELDS: &str = "generation workers listeners flows flow_limit_hits fd_limit_hits pipe_limit_hits \
-     events_dropped worker_panics accept_errors paused pools";
+     events_dropped worker_panics accept_errors sessions session_limit_hits sessions_moved datagrams_dropped affinities \
+     affinity_limit_hits unrouted paused pools";
 const EVENT_FIELDS: &str = "kind time pool backend reason count";
 const CANDIDATE_FIELDS: &str = "host port weight healthy active consecutive_failures rank reason";
 const EXPLANATION_FIELDS: &str = "pool balance generation candidates";
@@ -183,6 +218,13 @@ pub(crate) fn engine_counters<'py>(py: Python<'py>, e: &EngineCounters) -> PyRes
         e.events_dropped,
         e.worker_panics,
         e.accept_errors,
+        e.sessions,
+        e.session_limit_hits,
+        e.sessions_moved,
+        e.datagrams_dropped,
+        e.affinities,
+        e.affinity_limit_hits,
+        e.unrouted,
         e.paused,
         PyTuple::new(py, pools)?,
     ];

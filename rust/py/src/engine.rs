@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use spliceway_engine::engine::Batch;
 use spliceway_engine::{Config, EngineError};
 
-use crate::convert::{self, Upsert};
+use crate::convert::{self, Route, Unroute, Upsert};
 use crate::error;
 
 /// See `_engine.pyi`.
@@ -41,16 +42,36 @@ impl Drop for Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, workers=0, max_flows=1_000_000, max_pipes=1024, event_capacity=4096))]
-    fn new(py: Python<'_>, workers: i64, max_flows: i64, max_pipes: i64, event_capacity: i64) -> PyResult<Self> {
+    #[pyo3(signature = (*, workers=0, max_flows=1_000_000, max_pipes=1024, event_capacity=4096, max_sessions=1_000_000,
+                        udp_timeout=30.0, udp_stream_timeout=120.0, max_affinities=262_144, mark=0))]
+    #[allow(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn new(
+        py: Python<'_>,
+        workers: i64,
+        max_flows: i64,
+        max_pipes: i64,
+        event_capacity: i64,
+        max_sessions: i64,
+        udp_timeout: f64,
+        udp_stream_timeout: f64,
+        max_affinities: i64,
+        mark: i64,
+    ) -> PyResult<Self> {
         let size = |field: &str, value: i64| {
             usize::try_from(value).map_err(|_| PyValueError::new_err(format!("{field} must not be negative: {value}")))
         };
+        let time = |field: &str, value: f64| convert::duration(field, value).map_err(PyValueError::new_err);
         let config = Config {
             workers: size("workers", workers)?,
             max_flows: size("max_flows", max_flows)?,
             max_pipes: size("max_pipes", max_pipes)?,
             event_capacity: size("event_capacity", event_capacity)?,
+            max_sessions: size("max_sessions", max_sessions)?,
+            udp_timeout: time("udp_timeout", udp_timeout)?,
+            udp_stream_timeout: time("udp_stream_timeout", udp_stream_timeout)?,
+            max_affinities: size("max_affinities", max_affinities)?,
+            mark: u32::try_from(mark)
+                .map_err(|_| PyValueError::new_err(format!("mark must be 0 to 4294967295, not {mark}")))?,
         };
         let inner = Self::checked(py, spliceway_engine::Engine::new(config))?;
         Ok(Self { inner: Some(inner), pid: std::process::id() })
@@ -60,16 +81,33 @@ impl Engine {
         Self::checked(py, self.get(py)?.start())
     }
 
-    fn apply(&self, py: Python<'_>, upserts: Vec<Upsert>, removes: Vec<String>, generation: u64) -> PyResult<()> {
+    #[pyo3(signature = (upserts, removes, generation, routes=Vec::new(), unroutes=Vec::new()))]
+    fn apply(
+        &self,
+        py: Python<'_>,
+        upserts: Vec<Upsert>,
+        removes: Vec<String>,
+        generation: u64,
+        routes: Vec<Route>,
+        unroutes: Vec<Unroute>,
+    ) -> PyResult<()> {
         let engine = self.get(py)?;
-        let specs = upserts.into_iter().map(convert::pool_spec).collect::<PyResult<Vec<_>>>()?;
-        let result = py.detach(|| engine.apply(specs, &removes, generation));
+        let upserts = upserts.into_iter().map(convert::pool_spec).collect::<PyResult<Vec<_>>>()?;
+        let routes = routes.into_iter().map(convert::route_spec).collect::<PyResult<Vec<_>>>()?;
+        let unroutes = unroutes.into_iter().map(convert::route_key).collect::<PyResult<Vec<_>>>()?;
+        let batch = Batch { upserts, removes, routes, unroutes, generation };
+        let result = py.detach(|| engine.apply(batch));
         Self::checked(py, result)
     }
 
     fn add_listener(&self, py: Python<'_>, fd: i32, pool: &str) -> PyResult<usize> {
         let engine = self.get(py)?;
         Self::checked(py, py.detach(|| engine.add_listener(fd, pool)))
+    }
+
+    fn add_transparent_listener(&self, py: Python<'_>, fd: i32, client_class: &str) -> PyResult<usize> {
+        let engine = self.get(py)?;
+        Self::checked(py, py.detach(|| engine.add_transparent_listener(fd, client_class)))
     }
 
     fn retarget_listener(&self, py: Python<'_>, listener: usize, pool: &str) -> PyResult<()> {

@@ -78,7 +78,7 @@ class Agent:
         """Start an agent that keeps its socket and its log in ``folder``."""
         socket, log = folder / "state.sock", folder / "agent.log"
         command = [sys.executable, "-m", "spliceway", "run", "--manifests", str(manifests)]
-        command += ["--state-socket", str(socket), "--admin", "off"]
+        command += ["--state-socket", str(socket), "--healthz-bind-address", "off", "--metrics-bind-address", "off"]
         with log.open("wb") as output:
             process = await trio.lowlevel.open_process(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

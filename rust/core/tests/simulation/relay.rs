@@ -1,5 +1,6 @@
 //! The relay: drives one session between two peers on a virtual clock, as the engine does on the real one.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use spliceway_core::hash::mix;
@@ -38,7 +39,7 @@ pub struct Relay<'a> {
     pub(super) attempt: Option<Attempt>,
     pub(super) dial: Dial,
     pub(super) pool: &'a Pool,
-    key: u64,
+    address: SocketAddr,
     pub(super) hold_limit: usize,
     pub(super) held: Vec<u8>,
     /// Bytes of client and backend that wait to be written.
@@ -73,7 +74,7 @@ impl<'a> Relay<'a> {
             attempt: None,
             dial: Dial::new(now),
             pool,
-            key: rng.next_u64(),
+            address: (Ipv4Addr::from_bits(rng.below(u32::MAX)), 40_000).into(),
             hold_limit,
             held: Vec::new(),
             lanes: [Vec::new(), Vec::new()],
@@ -111,7 +112,7 @@ impl<'a> Relay<'a> {
     }
 
     fn dial(&mut self, rng: &mut Rng) {
-        match self.dial.next(self.pool, self.key, self.now, rng) {
+        match self.dial.next(self.pool, self.address, self.now, rng) {
             Next::GiveUp(_) => {
                 let step = self.session.gave_up();
                 self.carry_out(step, rng);

@@ -1,0 +1,166 @@
+"""Frontends as entries of the node's packet rules; a few transparent listeners serve them by the engine's routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol as Face
+
+from spliceway.apply.frontends import DROPPING, REJECTING, SERVING, Journal
+from spliceway.engine import ROUTE_CLASSES, RouteRecord, TrioEngine
+from spliceway.model import (
+    ClientClass,
+    Frontend,
+    FrontendKey,
+    FrontendState,
+    FrontendVerdict,
+    Node,
+    Problem,
+)
+
+
+class Listener(Face):
+    """A transparent socket for one class of client."""
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor, which belongs to who asked for it."""
+        ...
+
+    @property
+    def client_class(self) -> ClientClass:
+        """The class of the clients that come here."""
+        ...
+
+
+class Rules(Face):
+    """The packet rules. `spliceway.capture.tproxy` has them."""
+
+    async def open(self) -> Sequence[Listener]:
+        """The sockets that packets are led to."""
+        ...
+
+    async def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> None:
+        """Follow these frontends, all at once. A failure is kept as a problem and repaired by itself."""
+        ...
+
+    async def update_node(self, node: Node | None) -> None:
+        """Follow the Node's own addresses and podCIDRs."""
+        ...
+
+    async def watch(self) -> None:
+        """Keep the rules as they should be, until cancelled."""
+        ...
+
+    def classify(self, host: str) -> ClientClass:
+        """The class of a client, as far as its address tells."""
+        ...
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with the rules now."""
+        ...
+
+
+class CapturedFrontends:
+    """Implements `spliceway.apply.frontends.Frontends`.
+
+    The engine's routes follow the frontends, whatever their verdict; who is served, refused or dropped is the rules'.
+    """
+
+    def __init__(self, engine: TrioEngine, rules: Rules) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._states: dict[FrontendKey, FrontendState] = {}
+        self._journal = Journal()
+        self._accepting = True
+
+    async def start(self) -> None:
+        """Open the transparent listeners.
+
+        Raises:
+            FrontendError: not permitted, or ``nft`` is missing; the text says what to do.
+        """
+        for listener in await self._rules.open():
+            self._engine.add_transparent_listener(listener.fd, listener.client_class)
+
+    def routes(self, offered: Sequence[Frontend]) -> list[RouteRecord]:
+        """One route for each frontend."""
+        return [_route(frontend) for frontend in offered]
+
+    async def withdraw(self, rejected: Sequence[Frontend]) -> None:
+        """The rules refuse or drop their clients when this returns."""
+        if rejected:
+            await self._follow(rejected, ())
+
+    async def offer(self, offered: Sequence[Frontend], closed: Sequence[FrontendKey]) -> None:
+        """The rules lead clients to the engine when this returns."""
+        if offered or closed:
+            await self._follow(offered, closed)
+
+    async def retry_failed(self) -> bool:
+        """The rules repair themselves."""
+        return False
+
+    async def stop_accepting(self) -> None:
+        """Take all frontends out of the rules; packets of running flows still reach the engine."""
+        self._accepting = False
+        await self._rules.change((), tuple(self._states))
+
+    def failing(self) -> bool:
+        """The rules repair themselves."""
+        return False
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with the rules now."""
+        return self._rules.problems()
+
+    def states(self) -> Mapping[FrontendKey, FrontendState]:
+        """What became of every frontend; a copy."""
+        return self._states.copy()
+
+    def state(self, key: FrontendKey) -> FrontendState | None:
+        """What became of one frontend."""
+        return self._states.get(key)
+
+    async def _follow(self, changed: Sequence[Frontend], closed: Sequence[FrontendKey]) -> None:
+        if not self._accepting:
+            return
+        await self._rules.change(changed, closed)
+        for frontend in changed:
+            self._note(frontend)
+        for key in closed:
+            if state := self._states.pop(key, None):
+                self._journal.note(state.frontend, "closed")
+        self._journal.write()
+
+    def _note(self, frontend: Frontend) -> None:
+        state, message = _state(frontend)
+        known = self._states.get(frontend.key)
+        self._states[frontend.key] = FrontendState(frontend, state, message)
+        if known is None or known.state != state:
+            self._journal.note(frontend, {SERVING: "serves", REJECTING: "refuses clients", DROPPING: "drops"}[state])
+
+
+def _state(frontend: Frontend) -> tuple[str, str]:
+    if frontend.served:
+        if frontend.external and frontend.external.verdict is FrontendVerdict.DROP:
+            return SERVING, "no endpoint on this node: clients from outside are dropped"
+        return SERVING, ""
+    if FrontendVerdict.DROP in (frontend.verdict, frontend.external.verdict if frontend.external else None):
+        return DROPPING, "no endpoint on this node, and only such may be used: packets are dropped"
+    return REJECTING, "no usable endpoint"
+
+
+def _route(frontend: Frontend) -> RouteRecord:
+    """Pool and source for each class, in the engine's order of classes."""
+
+    def target(client: ClientClass) -> tuple[str, bool] | None:
+        pool, verdict = frontend.pool, frontend.verdict
+        if client is ClientClass.EXT and frontend.external:
+            pool, verdict = frontend.external
+        if verdict is not FrontendVerdict.SERVE:
+            return None
+        return pool, bool(client & frontend.keep_source)
+
+    pod, node, ext = (target(client) for client in ROUTE_CLASSES)
+    address = frontend.address
+    return (frontend.protocol.value.lower(), address.host, address.port, (pod, node, ext))

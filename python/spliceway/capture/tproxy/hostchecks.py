@@ -1,0 +1,42 @@
+"""Looks for set-ups of the machine that capture cannot serve fully."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spliceway.capture.tproxy.rules import Detector
+from spliceway.model import Problem
+
+_NETWORK_DEVICES = Path("/sys/class/net")
+
+
+def bridge_problems(
+    addresses: Iterable[tuple[str, str]],
+    cidrs: Sequence[str],
+    detector: Detector,
+    devices: Path = _NETWORK_DEVICES,
+) -> tuple[Problem, ...]:
+    """A warning for each Linux bridge that Pods hang on.
+
+    Two Pods of one bridge talk past the node's IP layer, so a backend's reply to the address of a client on its own
+    bridge never comes to the upstream socket that has this address. ``addresses`` are (interface, address).
+    """
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+    names = {
+        name for name, address in addresses if any(ipaddress.ip_address(address) in network for network in networks)
+    }
+    if detector.interface and not detector.prefix:
+        names.add(detector.interface)
+    return tuple(
+        Problem(
+            "Capture",
+            f"Pods hang on the Linux bridge {name}, where a Pod's reply to another Pod of this node passes by the "
+            "node: connections from Pods to backends on the same bridge fail where the client's address is kept; "
+            "use --masquerade-all, or a CNI plugin that routes (such as ptp)",
+            warning=True,
+        )
+        for name in sorted(names)
+        if (devices / name / "bridge").is_dir()
+    )

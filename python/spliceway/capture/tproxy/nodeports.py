@@ -1,0 +1,59 @@
+"""At which of the node's own addresses NodePorts are served (D-06 to D-09). Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+
+from spliceway.capture.tproxy.rules import Accepted
+from spliceway.settings import CaptureSettings
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_LOOPBACK: Mapping[int, Network] = {4: ipaddress.ip_network("127.0.0.0/8"), 6: ipaddress.ip_network("::1/128")}
+_KEYWORDS = {"localhost": ("127.0.0.0/8", "::1/128"), "all": ("0.0.0.0/0", "::/0")}
+_PRIMARY = "primary"
+
+
+def follows_interfaces(settings: CaptureSettings) -> bool:
+    """Some CIDR restricts the addresses, so `accepted_addresses` depends on what addresses the machine has."""
+    return any(entry.strip() != "all" for entry in settings.node_port_addresses)
+
+
+def accepted_addresses(
+    settings: CaptureSettings, node_addresses: Sequence[str] | None, present: Iterable[str]
+) -> dict[int, Accepted]:
+    """The accepted addresses of each IP version.
+
+    ``node_addresses`` are the Node's own (None: not known yet, then the word primary stands for none), ``present`` all
+    addresses of the machine's interfaces. A family without any CIDR is unrestricted (D-07).
+    """
+    networks = _networks(settings.node_port_addresses, node_addresses)
+    waiting = node_addresses is None and _PRIMARY in settings.node_port_addresses
+    addresses = [ipaddress.ip_address(each) for each in dict.fromkeys(present)]
+    accepted: dict[int, Accepted] = {}
+    for version in (4, 6):
+        cidrs = [network for network in networks if network.version == version]
+        match_all = (not cidrs and not waiting) or any(network.prefixlen == 0 for network in cidrs)
+        loopback = settings.localhost_node_ports and (
+            match_all or any(network.overlaps(_LOOPBACK[version]) for network in cidrs)
+        )
+        inside = (
+            str(address)
+            for address in addresses
+            if address.version == version and not address.is_loopback and any(address in network for network in cidrs)
+        )
+        accepted[version] = Accepted(None if match_all else tuple(sorted(inside)), loopback)
+    return accepted
+
+
+def _networks(entries: Iterable[str], node_addresses: Sequence[str] | None) -> list[Network]:
+    networks: list[Network] = []
+    for entry in entries:
+        word = entry.strip()
+        if word == _PRIMARY:
+            own = [ipaddress.ip_address(address) for address in node_addresses or ()]
+            networks += [ipaddress.ip_network(address) for address in own if not address.is_loopback]
+        else:
+            networks += [ipaddress.ip_network(cidr, strict=False) for cidr in _KEYWORDS.get(word, (word,))]
+    return networks

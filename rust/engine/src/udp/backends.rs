@@ -1,0 +1,206 @@
+//! A session's backend: picked when the first datagram comes, and another one when it refuses before it has answered.
+//!
+//! UDP has no handshake, and silence is no evidence: only an error that the kernel reports counts as a failed try.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use spliceway_core::pool::BackendState;
+use spliceway_core::retry::{Next, Reason};
+use spliceway_core::session::End;
+use spliceway_io::poll::Interest;
+use spliceway_io::socket::ConnectError;
+use spliceway_io::udp::{self, Outgoing};
+use spliceway_io::{Errno, fork};
+
+use super::SessionId;
+use crate::dial::{describe, is_local, source};
+use crate::events::EventKind;
+use crate::flow::{Serving, Token};
+use crate::timer::Due;
+use crate::worker::Worker;
+
+/// What became of an attempt.
+enum Attempt {
+    /// The backend has what there is for it.
+    Begun,
+    /// It failed; another backend may do.
+    Failed(String),
+    /// No backend would do.
+    Hopeless(Reason),
+}
+
+impl Worker {
+    /// Give the session a backend. False: there is none, and the session is over.
+    pub(super) fn dial_session(&mut self, id: SessionId) -> bool {
+        loop {
+            let Some(client) = self.udp.sessions.key(id).map(|key| canonical(key.client)) else { return false };
+            let Some(session) = self.udp.sessions.get_mut(id) else { return false };
+            let Some(fresh) = session.fresh.as_mut() else { return false };
+            let newest = self.table.load().pool(session.slot);
+            let newest = newest.filter(|pool| Arc::ptr_eq(&pool.state, &session.counted.pool));
+            let pool = Arc::clone(newest.unwrap_or(&fresh.pool));
+            // A refusal may come late, from far away: only tries and the budget bound them.
+            fresh.dial.restart(self.now);
+            let backend = match fresh.dial.next(&pool, client, self.now, &mut self.rng) {
+                Next::GiveUp(reason) => return self.give_session_up(id, reason),
+                Next::Try { backend, after, .. } => {
+                    fresh.attempt += 1;
+                    pool.state.tries.fetch_add(1, Relaxed);
+                    pool.state.retries.fetch_add(u64::from(fresh.attempt > 1), Relaxed);
+                    if !after.is_zero() {
+                        fresh.target = Some(Serving::new(backend));
+                        let due = Due::DialSession { session: id, attempt: fresh.attempt };
+                        self.timers.add(self.now + after, due);
+                        return true;
+                    }
+                    Serving::new(backend)
+                }
+            };
+            match self.try_backend(id, client, backend) {
+                Attempt::Begun => return true,
+                Attempt::Failed(reason) => self.blame_session(id, &reason),
+                Attempt::Hopeless(reason) => return self.give_session_up(id, reason),
+            }
+        }
+    }
+
+    /// The wait before an attempt is over.
+    pub(crate) fn session_waited(&mut self, id: SessionId, attempt: u32) {
+        let Some(client) = self.udp.sessions.key(id).map(|key| canonical(key.client)) else { return };
+        let Some(fresh) = self.udp.sessions.get_mut(id).and_then(|session| session.fresh.as_mut()) else { return };
+        let Some(target) = fresh.target.take_if(|_| fresh.attempt == attempt) else { return };
+        match self.try_backend(id, client, target) {
+            Attempt::Begun => {}
+            Attempt::Failed(reason) => {
+                self.blame_session(id, &reason);
+                self.dial_session(id);
+            }
+            Attempt::Hopeless(reason) => drop(self.give_session_up(id, reason)),
+        }
+    }
+
+    /// Open a socket to `backend` and send it what is held.
+    fn try_backend(&mut self, id: SessionId, client: SocketAddr, backend: Serving) -> Attempt {
+        let Some(session) = self.udp.sessions.get(id) else { return Attempt::Hopeless(Reason::NoBackend) };
+        let from = source(session.keep_source, client, backend.0.address);
+        let address = backend.0.address;
+        let mark = self.shared().config.mark;
+        let mut opened = udp::open_upstream(address, from, mark);
+        if matches!(opened, Err(ConnectError::Failed(errno)) if is_local(errno)) {
+            self.shared().bounds.fd_limit_hits.fetch_add(1, Relaxed);
+            self.tools.pipes.shrink();
+            if self.end_oldest_session(Some(id)) {
+                opened = udp::open_upstream(address, from, mark);
+            }
+        }
+        let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
+        session.serving = Some(backend);
+        let socket = match opened {
+            Ok(socket) => socket,
+            Err(ConnectError::NotPermitted) => return Attempt::Hopeless(Reason::NotPermitted),
+            Err(ConnectError::Failed(errno)) if is_local(errno) => return Attempt::Hopeless(Reason::TriesUsed),
+            Err(ConnectError::Failed(errno)) => return Attempt::Failed(describe(errno)),
+        };
+        let poll = &self.tools.shared.doors[self.number].poll;
+        if poll.add(&socket, Token::Session(id).encode(), Interest::READ).is_err() {
+            return Attempt::Hopeless(Reason::TriesUsed); // at the user's limit of watches
+        }
+        if let Some(serving) = &session.serving {
+            serving.0.flows.fetch_add(1, Relaxed);
+        }
+        self.send_held(id, socket)
+    }
+
+    /// Send the session's first datagrams to its new backend.
+    fn send_held(&mut self, id: SessionId, socket: OwnedFd) -> Attempt {
+        let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
+        let socket = session.socket.insert(socket);
+        let Some(fresh) = session.fresh.as_mut() else { return Attempt::Begun };
+        let count = fresh.held.count(self.now);
+        if count == 0 {
+            return Attempt::Begun;
+        }
+        if fresh.attempt > 1 {
+            session.counted.pool.replayed.fetch_add(1, Relaxed);
+        }
+        let held = &fresh.held;
+        let message = |index| Outgoing { bytes: held.get(index), to: None, from: None, segment: 0 };
+        let sent = self.udp.sender.send_all(&*socket, count, &message);
+        self.tools.shared.bounds.datagrams_dropped.fetch_add(sent.dropped, Relaxed);
+        sent.failed.map_or(Attempt::Begun, |errno| Attempt::Failed(describe(errno)))
+    }
+
+    /// The backend refused, or cannot be reached.
+    pub(super) fn session_failed(&mut self, id: SessionId, errno: Errno) {
+        let Some(session) = self.udp.sessions.get(id) else { return };
+        if session.fresh.is_none() {
+            return self.finish_session(id, End::BackendReset); // the next datagram picks again
+        }
+        self.blame_session(id, &describe(errno));
+        self.dial_session(id);
+    }
+
+    /// The session's backend has answered. `retried`: it was not the first one.
+    pub(super) fn session_answered(&mut self, id: SessionId) {
+        let Some(session) = self.udp.sessions.get_mut(id) else { return };
+        let Some(fresh) = session.fresh.take() else { return };
+        if fresh.attempt > 1 {
+            session.counted.pool.saved.fetch_add(1, Relaxed);
+        }
+        let Some(backend) = session.serving.as_ref().map(|serving| Arc::clone(&serving.0)) else { return };
+        if backend.consecutive_failures.load(Relaxed) > 0 && backend.consecutive_failures.swap(0, Relaxed) > 0 {
+            self.report_of(&fresh.pool.name, EventKind::ConnectRecovered, Some(backend.address), "answered", 1);
+        }
+    }
+
+    /// The attempt failed and the backend is the cause.
+    fn blame_session(&mut self, id: SessionId, reason: &str) {
+        let Some(session) = self.udp.sessions.get_mut(id) else { return };
+        let backend: Option<Arc<BackendState>> = session.serving.take().map(|serving| Arc::clone(&serving.0));
+        let socket = session.socket.take();
+        let pool = session.fresh.as_ref().map(|fresh| Arc::clone(&fresh.pool.name));
+        if let Some(socket) = socket
+            && fork::noticed()
+        {
+            let _ = self.door().poll.remove(&socket);
+        }
+        if let (Some(backend), Some(pool)) = (backend, pool) {
+            backend.connect_failures.fetch_add(1, Relaxed);
+            let failures = backend.consecutive_failures.fetch_add(1, Relaxed) + 1;
+            self.report_of(&pool, EventKind::ConnectFailed, Some(backend.address), reason, failures.into());
+        }
+    }
+
+    /// No backend takes the session: it is over, and so are the datagrams that were held for it.
+    fn give_session_up(&mut self, id: SessionId, reason: Reason) -> bool {
+        let now = self.now;
+        let Some(session) = self.udp.sessions.get_mut(id) else { return false };
+        let pool = Arc::clone(&session.counted.pool);
+        let (name, held) = session
+            .fresh
+            .as_mut()
+            .map_or((None, 0), |fresh| (Some(Arc::clone(&fresh.pool.name)), fresh.held.count(now)));
+        let counter = if reason == Reason::NoBackend { &pool.no_backend } else { &pool.failed };
+        counter.fetch_add(1, Relaxed);
+        if reason == Reason::Budget {
+            pool.budget_exhausted.fetch_add(1, Relaxed);
+        }
+        self.shared().bounds.datagrams_dropped.fetch_add(held as u64, Relaxed);
+        if reason == Reason::NotPermitted {
+            self.report_not_permitted();
+        }
+        if let Some(name) = name {
+            self.report_of(&name, EventKind::NoBackend, None, reason.as_str(), 1);
+        }
+        self.finish_session(id, End::NoBackend);
+        false
+    }
+}
+
+/// A client of an IPv4 address, as the rest of the engine names it.
+fn canonical(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip().to_canonical(), client.port())
+}

@@ -1,0 +1,153 @@
+"""Frontends as packet rules. A wrong order lets a client through to an empty pool, or keeps it out of a full one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from spliceway.apply import Applier, CapturedFrontends
+from spliceway.diff import CloseFrontend, OpenFrontend, RejectFrontend, RemovePools, RetargetFrontend, UpsertPools
+from spliceway.engine import TrioEngine
+from spliceway.model import (
+    NO_CLIENT,
+    Address,
+    Backend,
+    ClientClass,
+    ExternalRoute,
+    Frontend,
+    FrontendKey,
+    FrontendKind,
+    FrontendVerdict,
+    Node,
+    PoolSpec,
+    Problem,
+    Protocol,
+)
+from support.fakeengine import FakeEngine
+
+VIP = Address("10.96.0.1", 80)
+KEY = FrontendKey(VIP, Protocol.TCP)
+
+
+class FakeListener(NamedTuple):
+    fd: int
+    client_class: ClientClass
+
+
+class FakeRules:
+    """Notes changes in the order of the engine's calls."""
+
+    def __init__(self, fake: FakeEngine) -> None:
+        self._calls = fake.calls
+
+    async def open(self) -> Sequence[FakeListener]:
+        return ()
+
+    async def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> None:
+        listed = tuple((str(each.key), each.verdict.value) for each in changed)
+        self._calls.append(("rules", listed, tuple(map(str, removed))))
+
+    async def update_node(self, node: Node | None) -> None:
+        pass
+
+    async def watch(self) -> None:
+        pass
+
+    def classify(self, host: str) -> ClientClass:
+        return ClientClass.EXT
+
+    def problems(self) -> tuple[Problem, ...]:
+        return (Problem("Rules", "somebody else's"),)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+    engine.start()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def applier(fake: FakeEngine) -> Applier:
+    return Applier(engine := TrioEngine(fake), CapturedFrontends(engine, FakeRules(fake)))
+
+
+def frontend(
+    verdict: FrontendVerdict = FrontendVerdict.SERVE,
+    external: ExternalRoute | None = None,
+    keep: ClientClass = NO_CLIENT,
+) -> Frontend:
+    return Frontend(
+        VIP, "a/b", verdict, kind=FrontendKind.CLUSTER_IP, external=external, keep_source=keep, protocol=Protocol.TCP
+    )
+
+
+POOL = UpsertPools((PoolSpec("a/b", (Backend("10.0.0.1", 80),)),))
+EMPTY = UpsertPools((PoolSpec("a/b", ()),))
+
+
+async def test_clients_are_led_here_only_when_their_pool_is_there(fake: FakeEngine, applier: Applier) -> None:
+    """One connect that is accepted without a backend fails a client for good (N-07)."""
+    await applier.execute((POOL, OpenFrontend(frontend())), 1)
+    assert [call[0] for call in fake.calls] == ["apply", "route", "apply", "rules", "apply"]
+    assert fake.generation == 1
+
+
+async def test_clients_are_refused_before_their_pool_is_empty(fake: FakeEngine, applier: Applier) -> None:
+    """Else some would be accepted and cut, instead of refused."""
+    await applier.execute((POOL, OpenFrontend(frontend())), 1)
+    fake.calls.clear()
+    await applier.execute((RejectFrontend(frontend(FrontendVerdict.REJECT)), EMPTY), 2)
+    assert fake.calls[0] == ("rules", (("10.96.0.1:80", "reject"),), ())
+    state = applier.state(KEY)
+    assert state is not None
+    assert state.state == "rejecting"
+
+
+async def test_a_route_goes_after_its_rule(fake: FakeEngine, applier: Applier) -> None:
+    """A rule without a route resets clients that another proxy or the network could still serve."""
+    await applier.execute((POOL, OpenFrontend(frontend())), 1)
+    fake.calls.clear()
+    await applier.execute((CloseFrontend(KEY), RemovePools(("a/b",))), 2)
+    assert [call[0] for call in fake.calls] == ["rules", "unroute", "apply"]
+    assert (fake.routes, fake.pools, dict(applier.frontends())) == ({}, {}, {})
+
+
+async def test_an_endpoint_change_touches_no_rule(fake: FakeEngine, applier: Applier) -> None:
+    """Rules cost milliseconds; endpoints change a thousand times as often as Services."""
+    await applier.execute((POOL, OpenFrontend(frontend())), 1)
+    fake.calls.clear()
+    await applier.execute((UpsertPools((PoolSpec("a/b", (Backend("10.0.0.2", 80),)),)),), 2)
+    assert fake.calls == [("apply", ("a/b",), (), 2)]
+
+
+async def test_each_class_of_client_has_its_pool_and_its_source(fake: FakeEngine, applier: Applier) -> None:
+    """Section 2.8: with ETP=Local Pods get every endpoint, outsiders those of this node, with their own addresses."""
+    outside = ExternalRoute("a/b@local", FrontendVerdict.SERVE)
+    kept = frontend(external=outside, keep=ClientClass.POD | ClientClass.EXT)
+    await applier.execute((POOL, OpenFrontend(kept)), 1)
+    assert fake.routes["tcp", VIP.host, VIP.port] == (("a/b", True), ("a/b", False), ("a/b@local", True))
+    dropped = frontend(external=ExternalRoute("a/b@local", FrontendVerdict.DROP))
+    await applier.execute((RetargetFrontend(dropped),), 2)
+    assert fake.routes["tcp", VIP.host, VIP.port] == (("a/b", False), ("a/b", False), None)
+    state = applier.state(KEY)
+    assert state is not None
+    assert (state.state, "outside" in state.message) == ("serving", True)
+
+
+async def test_shutdown_takes_all_frontends_out_and_none_comes_back(fake: FakeEngine, applier: Applier) -> None:
+    """A client led to an agent that ends would be cut."""
+    await applier.execute((POOL, OpenFrontend(frontend())), 1)
+    await applier.stop_accepting()
+    assert fake.calls[-1] == ("rules", (), ("10.96.0.1:80",))
+    fake.calls.clear()
+    await applier.execute((OpenFrontend(frontend()),), 2)
+    assert not [call for call in fake.calls if call[0] == "rules"]
+
+
+def test_what_is_wrong_with_the_rules_is_told(applier: Applier) -> None:
+    """Somebody who flushes the rules must be found by looking at the agent."""
+    assert [str(problem) for problem in applier.problems()] == ["Rules: somebody else's"]
