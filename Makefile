@@ -7,7 +7,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-cluster test-conformance check format bench-quick wheel lock clean
+.PHONY: help setup demo run test test-cluster test-conformance test-nodes check format bench-quick wheel lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -36,7 +36,7 @@ run: setup ## the agent in the foreground on examples/shop.yaml (ARGS="..." for 
 test: setup ## all tests that need no Kubernetes build (those in network namespaces need root)
 	cargo test --locked --workspace --exclude spliceway-py
 	cargo test --locked --manifest-path bench/load/Cargo.toml
-	$(BIN)/python -m pytest -m "not cluster and not conformance"
+	$(BIN)/python -m pytest -m "not cluster and not conformance and not nodes"
 
 test-cluster: setup ## the real API server and etcd are built (Go; five minutes the first time) and tested against
 	$(BIN)/python tests/cluster/build.py kube-apiserver etcd
@@ -45,6 +45,10 @@ test-cluster: setup ## the real API server and etcd are built (Go; five minutes 
 test-conformance: setup ## spliceway and the real kube-proxy in turn on the same cluster, cell by cell (root; Go)
 	$(BIN)/python tests/cluster/build.py kube-apiserver etcd kube-proxy
 	$(BIN)/python tests/conformance/run.py
+
+test-nodes: setup ## the agents of three nodes, what clients see and what must not break (root; Go)
+	$(BIN)/python tests/cluster/build.py kube-apiserver etcd
+	$(BIN)/python tests/nodes/run.py
 
 check: setup ## format, lint, types, layering
 	cargo fmt --all --check

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import manifests
 from manifests import Object
 from nodecluster import BACKEND_PORT, NodeCluster
+
+from support.nodes import each
 
 SERVICE_PORT = 80
 TEAMS = 50
@@ -50,10 +51,12 @@ def fill(cluster: NodeCluster, size: Size) -> None:
     """Create the namespaces, and Services and slices without what changes later. Raises ApiError."""
     for number in range(TEAMS):
         cluster.api.create({"kind": "Namespace", "metadata": {"name": _team(number)}})
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for bodies in pool.map(lambda number: _objects(number, size), range(size.services)):
-            for done in [pool.submit(cluster.api.create, body) for body in bodies]:
-                done.result()
+
+    def create(number: int) -> None:
+        for body in _objects(number, size):
+            cluster.api.create(body)
+
+    each(range(size.services), create, at_once=WRITERS)
 
 
 def _objects(number: int, size: Size) -> list[Object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -31,8 +33,8 @@ class NodeProxy(ABC):
         self.node = node
         self.child: Child | None = None
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         """Why it cannot take part and what to do about it, or None."""
         return None
 
@@ -44,8 +46,12 @@ class NodeProxy(ABC):
         """Start it and return its process, which the caller ends."""
         words = [*self.command(), f"--kubeconfig={self.cluster.plane.kubeconfig}", *_COMMON]
         words.append(f"--hostname-override={self.node.name}")
-        self.child = self.cluster.child(self.name, self.node, words, agent.environment())
+        self.child = self.cluster.child(self.name, self.node, words, self.environment())
         return self.child
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables of its process."""
+        return agent.environment()
 
     def targets(self, vip: str) -> Sequence[str]:
         """What clients dial to reach the Service at ``vip``."""
@@ -61,8 +67,8 @@ class Spliceway(NodeProxy):
 
     name = "spliceway"
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         return agent.missing()
 
     def command(self) -> Sequence[str]:
@@ -77,8 +83,8 @@ class KubeProxy(NodeProxy):
 
     mode: str
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         from cluster.build import binaries_directory
 
         if (binaries_directory() / "kube-proxy").exists():
@@ -95,13 +101,40 @@ class KubeProxy(NodeProxy):
 
 
 class Iptables(KubeProxy):
-    """iptables mode, what most clusters run."""
+    """iptables mode, what most clusters run; with the tools that the machine has, usually those on top of nftables."""
 
     name = "kube-proxy-iptables"
     mode = "iptables"
 
     def version(self) -> str:
         return f"{super().version()}, {output_of(['iptables', '--version']).strip()}"
+
+
+class IptablesLegacy(KubeProxy):
+    """iptables mode with the old tools: slow at changes, but they can install 100,000 endpoints within minutes."""
+
+    name = "kube-proxy-iptables-legacy"
+    mode = "iptables"
+    _TOOL = "xtables-legacy-multi"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        if shutil.which(cls._TOOL) is None:
+            return f"{cls._TOOL} is not installed: apt-get install iptables"
+        return KubeProxy.missing()
+
+    def environment(self) -> dict[str, str]:
+        folder = self.cluster.folder / "legacy"
+        folder.mkdir(exist_ok=True)
+        tool = shutil.which(self._TOOL) or self._TOOL
+        for name in ("iptables", "iptables-save", "iptables-restore"):
+            for link in (folder / name, folder / f"ip6{name.removeprefix('ip')}"):
+                if not link.exists():
+                    link.symlink_to(tool)
+        return {"PATH": os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)])}
+
+    def version(self) -> str:
+        return f"{super().version()}, {output_of(['iptables-legacy', '--version']).strip()}"
 
 
 class Nftables(KubeProxy):
@@ -126,7 +159,7 @@ class Direct(NodeProxy):
         return self.cluster.backends
 
 
-ALL: dict[str, type[NodeProxy]] = {kind.name: kind for kind in (Direct, Iptables, Nftables, Spliceway)}
+ALL: dict[str, type[NodeProxy]] = {kind.name: kind for kind in (Direct, Iptables, IptablesLegacy, Nftables, Spliceway)}
 
 
 def find(names: Sequence[str]) -> tuple[list[type[NodeProxy]], dict[str, str]]:

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds (7)")
     parser.add_argument("--seconds", type=float, default=2.0, help="seconds of each measurement (2)")
     parser.add_argument("--only", action="append", choices=known, help="only this scenario (repeatable)")
-    everyone = list(nodeproxies.ALL)
-    parser.add_argument("--contestants", nargs="+", default=everyone, choices=everyone, metavar="NAME")
+    usual = ["direct", "kube-proxy-iptables", "kube-proxy-nftables", "spliceway"]
+    parser.add_argument("--contestants", nargs="+", default=usual, choices=list(nodeproxies.ALL), metavar="NAME")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:

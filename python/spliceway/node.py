@@ -25,7 +25,7 @@ from spliceway.observe.proxyhealth import ProxyHealth
 from spliceway.observe.readings import AgentReadings, CaptureReading
 from spliceway.pipeline import Pipeline
 from spliceway.problemlog import report_problems
-from spliceway.settings import CaptureMode, Settings
+from spliceway.settings import CaptureMode, DetectLocal, Settings
 from spliceway.source import open_source
 from spliceway.sysctls import apply_sysctls
 
@@ -149,7 +149,10 @@ def _open_rules(settings: Settings, engine: TrioEngine) -> TproxyCapture | None:
         return None
     from spliceway.capture.tproxy import TproxyCapture
 
-    return TproxyCapture(settings.capture, engine.counters(all_pools=False).workers)
+    capture = settings.capture
+    if capture.detect_local is DetectLocal.CLUSTER_CIDR and not capture.cluster_cidrs:
+        log.warning("without --cluster-cidr no client counts as a Pod: all of them are treated as from outside (M-01)")
+    return TproxyCapture(capture, engine.counters(all_pools=False).workers)
 
 
 def _capture_reading(rules: TproxyCapture | None) -> CaptureReading | None:

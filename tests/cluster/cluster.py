@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from spliceway.cli.agent import fetch_explanation
 from spliceway.errors import AgentUnreachableError
-from spliceway.model import Address
+from spliceway.model import Address, FrontendKey, Protocol
 from spliceway.observe.state import AgentState
 from spliceway.observe.stats import ServicePortRow
 from support.agentprocess import AgentProcess
@@ -100,7 +100,7 @@ def row_of(state: AgentState, pool: str) -> ServicePortRow | None:
 def served_by(agent: AgentProcess, address: Address) -> list[str]:
     """Return the backends that the engine has for an address, in the order in which one certain client tries them."""
     try:
-        found = fetch_explanation(agent.socket, address, Address("198.18.0.1", 40_000))
+        found = fetch_explanation(agent.socket, FrontendKey(address, Protocol.TCP), Address("198.18.0.1", 40_000))
     except AgentUnreachableError:  # it says that nothing is served there
         return []
     return [candidate.address for candidate in found.candidates]

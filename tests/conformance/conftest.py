@@ -12,7 +12,7 @@ import pytest
 from cluster.api import Api
 from cluster.conftest import bindable
 from cluster.controlplane import ADVERTISED_ADDRESS, ControlPlane
-from support.nodes import SERVICE_CIDRS, Rig
+from support.nodes import SERVICE_CIDRS, Rig, each
 
 from . import behaviours, matrix, objects
 from .contestants import CONTESTANTS, Contestant, Running
@@ -87,6 +87,7 @@ def turn(
     began = time.monotonic()
     with Rig(folder, rp_filter=contestant.rp_filter) as rig:
         objects.serve_everywhere(rig)
+        each(rig.nodes, lambda node: node.namespace.run("nft", "-f", "-", text=contestant.neighbours))
         with Running(contestant, rig.nodes, plane.limited_kubeconfig, folder) as running:
             wait_complete(rig, made, running)
             results = measure(rig, made, cells)

@@ -37,6 +37,8 @@ class Contestant(NamedTuple):
     mode: str
     command: tuple[str, ...]
     rp_filter: int = 2
+    #: nftables rules of other software on the node, in force before
+    neighbours: str = ""
 
     def command_for(self, node: Node, kubeconfig: Path) -> list[str]:
         """The command line on a node."""
@@ -47,13 +49,38 @@ def _kube_proxy(mode: str) -> Contestant:
     return Contestant(f"kube-proxy-{mode}", mode, (str(binaries_directory() / "kube-proxy"), f"--proxy-mode={mode}"))
 
 
+#: what stands beside a proxy on many nodes: container engines and CNI plug-ins forward nothing but Pods' traffic (M-10) and
+#: drop what conntrack finds invalid (M-11), and kubelet lets no packet for loopback in
+_NEIGHBOURS = f"""
+table inet neighbours {{
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        ct state invalid drop
+        ct state established,related accept
+        ip saddr {CLUSTER_CIDRS[0]} accept
+        ip daddr {CLUSTER_CIDRS[0]} accept
+        ip6 saddr {CLUSTER_CIDRS[1]} accept
+        ip6 daddr {CLUSTER_CIDRS[1]} accept
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        ct state invalid drop
+        ip saddr != 127.0.0.0/8 ip daddr 127.0.0.0/8 ct state != {{ established, related }} drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        ct state invalid drop
+    }}
+}}
+"""
+
 _SPLICEWAY = (sys.executable, "-m", "spliceway", "run", "--capture=tproxy", "--localhost-nodeports")
 
 CONTESTANTS = (
     _kube_proxy("iptables"),
     _kube_proxy("nftables"),
     Contestant("spliceway", "spliceway", _SPLICEWAY),
-    Contestant("spliceway-strict", "spliceway", _SPLICEWAY, rp_filter=1),
+    Contestant("spliceway-strict", "spliceway", _SPLICEWAY, rp_filter=1, neighbours=_NEIGHBOURS),
 )
 
 

@@ -23,6 +23,7 @@ from spliceway.model import ClientClass, Protocol
 
 NODE4, EXT4, POD4, OTHER4 = "198.18.0.1", "198.18.0.100", "198.19.1.2", "198.19.1.3"
 NODE6, EXT6, POD6, OTHER6 = "fd00:18::1", "fd00:18::100", "fd00:19:1::2", "fd00:19:1::3"
+BRIDGED4, SIBLING4 = "198.19.2.2", "198.19.2.3"
 PODS = ("198.19.0.0/17", "fd00:19::/32")
 VIP4, VIP6 = "198.19.128.10", "fd00:1a::10"
 
@@ -85,6 +86,23 @@ def _wire(name: str, four: str, six: str) -> None:
         run("ip route add 169.254.1.1 dev eth0")
         run("ip route add default via 169.254.1.1")
         run("ip -6 route add default via fe80::1 dev eth0")
+
+
+def add_bridge() -> None:
+    """Two more Pods, ``bridged`` and ``sibling``, on a Linux bridge, as the CNI plugin of that name lays them."""
+    run("ip link add cni0 type bridge")
+    run("ip addr add 198.19.2.1/24 dev cni0")
+    run("ip link set cni0 up")
+    for name, host in (("bridged", BRIDGED4), ("sibling", SIBLING4)):
+        run(f"ip netns add {name}")
+        _namespaces[name] = os.open(f"/run/netns/{name}", os.O_RDONLY)
+        run(f"ip link add {name} type veth peer name eth0 netns {name}")
+        run(f"ip link set {name} up master cni0")
+        with inside(name):
+            run("ip link set lo up")
+            run("ip link set eth0 up")
+            run(f"ip addr add {host}/24 dev eth0")
+            run("ip route add default via 198.19.2.1")
 
 
 def _sysctl(key: str, value: int) -> None:

@@ -68,6 +68,33 @@ def test_the_ipv6_wildcard_serves_both_families_and_an_ipv6_address_one(capture:
     os.close(fd)
 
 
+def test_a_udp_socket_is_bound_alone_and_takes_datagrams(capture: BindCapture) -> None:
+    """A second socket that could share the port would get the datagrams, and one of the two would be deaf."""
+    address = capture.reserve(Address("127.0.0.1", 0))
+    with (
+        socket.socket(fileno=capture.open(address, Protocol.UDP)) as bound,
+        socket.socket(type=socket.SOCK_DGRAM) as client,
+    ):
+        assert bound.type == socket.SOCK_DGRAM
+        assert not os.get_blocking(bound.fileno())
+        assert not connects(address), "the reservation of the TCP port still stands, unopened"
+        client.sendto(b"hello", address)
+        bound.settimeout(5)
+        assert bound.recv(10) == b"hello"
+        with pytest.raises(FrontendError, match="address already in use"):
+            capture.open(address, Protocol.UDP)
+
+
+def test_the_ipv6_wildcard_takes_datagrams_of_both_families(capture: BindCapture) -> None:
+    with socket.socket(fileno=capture.open(Address("::", 0), Protocol.UDP)) as bound:
+        bound.settimeout(5)
+        port = bound.getsockname()[1]
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                client.sendto(host.encode(), (host, port))
+                assert bound.recv(20) == host.encode()
+
+
 def test_refusals_say_why_and_what_to_do(capture: BindCapture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FrontendError) as caught:
         capture.open(Address(*taken.getsockname()), Protocol.TCP)

@@ -31,7 +31,8 @@ def state_of(observed: FakeObserved) -> AgentState:
 def busy() -> FakeObserved:
     observed = FakeObserved()
     vip = Address("fd00::1", 8080)
-    observed.frontend_map[vip] = FrontendState(Frontend(vip, POOL), "serving")
+    frontend = Frontend(vip, POOL)
+    observed.frontend_map[frontend.key] = FrontendState(frontend, "serving")
     backend = backend_counters("127.0.0.11", flows=1234)
     pool = pool_counters(flows=1234, retries=17, saved=16, failed=1, backends=(backend,))
     observed.engine = engine_counters(pools=(pool,), fd_limit_hits=3, paused=True)

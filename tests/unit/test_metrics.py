@@ -10,11 +10,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from spliceway.model import (
+    Address,
     Delete,
     EndpointStates,
+    Frontend,
+    FrontendState,
     Kind,
     ObjectKey,
     Problem,
+    Protocol,
     Service,
     ServicePlan,
     SourceStatistics,
@@ -296,6 +300,17 @@ def test_rows_show_planned_pools_and_pools_that_only_drain() -> None:
     assert rows["default/old:http"].state == "no frontend"
     assert (rows[POOL].errors, rows[POOL].state, rows[POOL].unhealthy) == (6, "serving", 1)
     assert rows[POOL].backends[0].flows == 99
+
+
+def test_a_name_server_has_two_frontends_at_one_address() -> None:
+    """Of DNS, status would show one row twice, and nobody could tell which of the two fails."""
+    observed = busy()
+    for protocol, state in ((Protocol.TCP, "serving"), (Protocol.UDP, "dropping")):
+        frontend = Frontend(Address("10.0.0.10", 53), "kube-system/dns:dns", protocol=protocol)
+        observed.frontend_map[frontend.key] = FrontendState(frontend, state)
+    (row,) = [row for row in service_rows(Snapshot.take(observed), observed.counters()) if "dns" in row.pool]
+    assert [each.address for each in row.frontends] == ["10.0.0.10:53", "10.0.0.10:53/udp"]
+    assert row.state == "dropping"
 
 
 def test_rates_between_two_readings() -> None:

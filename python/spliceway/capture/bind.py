@@ -11,7 +11,7 @@ from spliceway.errors import FrontendError
 from spliceway.model import Address, Protocol
 
 _REASONS = {
-    errno.EADDRINUSE: "address already in use by another process; stop that one (ss -lntup names it) or change the port",
+    errno.EADDRINUSE: "address already in use by another process; stop that one (ss -lntup tells) or change the port",
     errno.EADDRNOTAVAIL: "the address is not local to this machine; add it (ip addr add {host} dev lo) or use another",
     errno.EACCES: "not permitted; ports below net.ipv4.ip_unprivileged_port_start need root or CAP_NET_BIND_SERVICE",
     errno.EPERM: "not permitted; ports below net.ipv4.ip_unprivileged_port_start need root or CAP_NET_BIND_SERVICE",

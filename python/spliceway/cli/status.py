@@ -26,7 +26,7 @@ _MANY = 200
 #: terminals with fewer columns get the first and the last things to know of each service port only
 _NARROW = 100
 _LEFT_OUT_WHEN_NARROW = ("frontend", "active", "retries", "in/s", "out/s")
-_STATE_COLOURS = {"serving": "green", "failed": "red", "rejecting": "yellow"}
+_STATE_COLOURS = {"serving": "green", "failed": "red", "rejecting": "yellow", "dropping": "yellow"}
 
 
 @click.command()

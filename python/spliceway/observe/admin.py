@@ -202,9 +202,9 @@ class Admin:
         return _json(200, explain_state(str(key), str(client), state.state, state.message, explanation))
 
     def _suggest(self, frontend: Address) -> str:
-        known = [state.frontend.address for state in self._observed.frontends().values()]
-        near = [each for each in known if each.host == frontend.host] or [
-            each for each in known if each.port == frontend.port
+        known = [state.frontend.key for state in self._observed.frontends().values()]
+        near = [each for each in known if each.address.host == frontend.host] or [
+            each for each in known if each.address.port == frontend.port
         ]
         if not near:
             return f"{len(known)} frontends are known, `spliceway status` lists them"

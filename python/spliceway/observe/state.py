@@ -61,7 +61,7 @@ class ExplainState(msgspec.Struct, frozen=True):
     frontend: str
     client: str
     pool: str
-    #: of the frontend: ``serving``, ``rejecting`` or ``failed``, with the reason
+    #: of the frontend: ``serving``, ``rejecting``, ``dropping`` or ``failed``, with the reason
     state: str
     message: str
     balance: str

@@ -105,7 +105,10 @@ class BackendRow(msgspec.Struct, frozen=True):
 
 
 class FrontendRow(msgspec.Struct, frozen=True):
-    """An address that clients dial: ``serving``, ``rejecting`` or ``failed`` (``message`` says why)."""
+    """What clients dial (``10.0.0.1:80``, ``10.0.0.1:53/udp``): ``serving``, ``rejecting``, ``dropping`` or ``failed``.
+
+    ``message`` says why.
+    """
 
     address: str
     state: str
@@ -142,14 +145,16 @@ class ServicePortRow(msgspec.Struct, frozen=True):
     def state(self) -> str:
         """The worst state of its frontends, or ``no frontend``."""
         states = {frontend.state for frontend in self.frontends}
-        return next((state for state in ("failed", "rejecting", "serving") if state in states), "no frontend")
+        return next(
+            (state for state in ("failed", "dropping", "rejecting", "serving") if state in states), "no frontend"
+        )
 
 
 def service_rows(snapshot: Snapshot, counters: EngineCounters) -> list[ServicePortRow]:
     """One row for each planned pool, and for each pool that only has flows left, ordered by name."""
     frontends: dict[str, list[FrontendRow]] = {}
     for each in snapshot.frontends:
-        row = FrontendRow(str(each.frontend.address), each.state, each.message)
+        row = FrontendRow(str(each.frontend.key), each.state, each.message)
         frontends.setdefault(each.frontend.pool, []).append(row)
     endpoints = snapshot.endpoints()
     unhealthy = snapshot.unhealthy_by_pool()

@@ -37,11 +37,9 @@ impl Store {
         self.shards.iter().for_each(|shard| act(&mut lock(shard)));
     }
 
-    /// Make or renew a pin; at the limit, the one that was idle longest is forgotten.
-    fn set(&self, pins: &mut Pins, key: Key, backend: SocketAddr, now: u64, timeout: u32) {
-        if pins.get(&key).is_none()
-            && let Some(oldest) = pins.oldest()
-        {
+    /// Make a pin; at the limit, the one that was idle longest is forgotten.
+    fn insert(&self, pins: &mut Pins, key: Key, backend: SocketAddr, now: u64, timeout: u32) {
+        if let Some(oldest) = pins.oldest() {
             let expired = oldest.left(now) == 0;
             let full = pins.len() >= self.room;
             if expired || full {
@@ -51,7 +49,7 @@ impl Store {
                 self.limit_hits.fetch_add(1, Relaxed);
             }
         }
-        pins.set(key, backend, now, timeout);
+        pins.insert(key, backend, now, timeout);
     }
 }
 
@@ -86,13 +84,18 @@ impl Group {
         if self.gone.load(Relaxed) {
             return pool.pick(pool.key(client), tried, rng);
         }
-        let pinned = pins.get(&key).filter(|pin| pin.left(now) > 0);
+        let found = pins.find(&key);
+        let pinned = found.map(|at| pins.at(at)).filter(|pin| pin.left(now) > 0);
         let stays = pinned.and_then(|pin| pool.preferred(pin.backend)).map(|index| &pool.backends[index]);
         let chosen = match stays.filter(|backend| !tried.contains(&backend.address)) {
             Some(backend) => backend,
             None => pool.pick(pool.key(client), tried, rng)?,
         };
-        self.store.set(&mut pins, key, chosen.address, now, self.timeout.load(Relaxed));
+        let timeout = self.timeout.load(Relaxed);
+        match found {
+            Some(at) => pins.renew(at, chosen.address, now, timeout),
+            None => self.store.insert(&mut pins, key, chosen.address, now, timeout),
+        }
         self.used.store(true, Relaxed);
         Some(chosen)
     }
@@ -101,7 +104,7 @@ impl Group {
     pub(crate) fn peek(&self, client: IpAddr, now: Duration) -> Option<(SocketAddr, Duration)> {
         let (client, now) = (client.to_canonical(), millis(now));
         let pins = self.store.shard(self.id, client);
-        let pin = pins.get(&Key::new(self.id, client))?;
+        let pin = pins.at(pins.find(&Key::new(self.id, client))?);
         let left = pin.left(now);
         (left > 0).then_some((pin.backend, Duration::from_millis(left)))
     }

@@ -66,8 +66,14 @@ impl Pins {
         self.pins.len()
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<&Pin> {
-        self.index.get(key).map(|&at| &self.pins[at as usize])
+    /// The place of a client's pin.
+    pub(crate) fn find(&self, key: &Key) -> Option<u32> {
+        self.index.get(key).copied()
+    }
+
+    /// The pin in a place that was just found.
+    pub(crate) fn at(&self, at: u32) -> &Pin {
+        &self.pins[at as usize]
     }
 
     /// The one that was idle longest.
@@ -75,23 +81,21 @@ impl Pins {
         self.pins.get(self.oldest as usize)
     }
 
-    /// Make or renew the pin of `key`.
-    pub(crate) fn set(&mut self, key: Key, backend: SocketAddr, now: u64, timeout: u32) {
-        let at = if let Some(&at) = self.index.get(&key) {
-            self.unlink(at);
-            at
-        } else {
-            let pin = Pin { key, backend, used: now, timeout, older: NONE, newer: NONE };
-            let at = self.pins.insert(pin) as u32; // the limit of pins is far below 2^32
-            self.index.insert(key, at);
-            at
-        };
-        let newest = std::mem::replace(&mut self.newest, at);
+    /// Make the pin of a client that has none.
+    pub(crate) fn insert(&mut self, key: Key, backend: SocketAddr, now: u64, timeout: u32) {
+        let pin = Pin { key, backend, used: now, timeout, older: NONE, newer: NONE };
+        let at = self.pins.insert(pin) as u32; // the limit of pins is far below 2^32
+        self.index.insert(key, at);
+        self.link(at);
+    }
+
+    /// The pin in this place is used, and may get another backend.
+    pub(crate) fn renew(&mut self, at: u32, backend: SocketAddr, now: u64, timeout: u32) {
         let pin = &mut self.pins[at as usize];
-        (pin.backend, pin.used, pin.timeout, pin.older, pin.newer) = (backend, now, timeout, newest, NONE);
-        match self.pins.get_mut(newest as usize) {
-            Some(before) => before.newer = at,
-            None => self.oldest = at,
+        (pin.backend, pin.used, pin.timeout) = (backend, now, timeout);
+        if self.newest != at {
+            self.unlink(at);
+            self.link(at);
         }
     }
 
@@ -136,6 +140,17 @@ impl Pins {
         self.unlink(at);
         let pin = self.pins.remove(at as usize);
         self.index.remove(&pin.key);
+    }
+
+    /// Put a pin at the end of the order.
+    fn link(&mut self, at: u32) {
+        let newest = std::mem::replace(&mut self.newest, at);
+        let pin = &mut self.pins[at as usize];
+        (pin.older, pin.newer) = (newest, NONE);
+        match self.pins.get_mut(newest as usize) {
+            Some(before) => before.newer = at,
+            None => self.oldest = at,
+        }
     }
 
     fn unlink(&mut self, at: u32) {

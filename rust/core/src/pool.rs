@@ -54,7 +54,7 @@ pub struct Pool {
     /// Those that take flows first, then those of weight 0. The order does not depend on that of the spec.
     pub backends: Box<[Backend]>,
     /// Removed in this generation or earlier, still with active flows.
-    pub leaving: Vec<Arc<BackendState>>,
+    pub leaving: Box<[Arc<BackendState>]>,
     /// Shared with other generations.
     pub state: Arc<PoolState>,
     pub(crate) scheduler: Scheduler,
@@ -165,8 +165,8 @@ impl Pool {
     pub fn pick(&self, key: u64, tried: &[SocketAddr], rng: &mut Rng) -> Option<&Backend> {
         let turn = match self.balance {
             // A retry takes no turn: else each flow that meets a dead backend would lead the next one to it again.
-            Balance::RoundRobin if tried.is_empty() => self.state.turn.fetch_add(1, Relaxed),
-            Balance::RoundRobin => self.state.turn.load(Relaxed),
+            Balance::RoundRobin if tried.is_empty() => self.state.turn.fetch_add(1, Relaxed) as usize,
+            Balance::RoundRobin => self.state.turn.load(Relaxed) as usize,
             _ => 0,
         };
         self.choose(key, tried, rng, turn).map(|index| &self.backends[index])
@@ -184,7 +184,7 @@ impl Pool {
         let mut order = Vec::with_capacity(self.backends.len());
         let mut seen = vec![false; self.backends.len()];
         // Who stays with a backend takes no turn.
-        let turn = self.state.turn.load(Relaxed).wrapping_sub(pinned.is_some().into());
+        let turn = (self.state.turn.load(Relaxed) as usize).wrapping_sub(pinned.is_some().into());
         while tried.len() < self.retry.tries.into() {
             let pin = pinned.take();
             let chosen = || self.choose(key, &tried, &mut rng, turn.wrapping_add(tried.len()));
@@ -259,7 +259,7 @@ impl<'a> States<'a> {
         }
     }
 
-    fn left_behind(self) -> Vec<Arc<BackendState>> {
+    fn left_behind(self) -> Box<[Arc<BackendState>]> {
         let left = self.known.into_iter().filter(|(state, taken)| !taken && state.active.load(Relaxed) > 0);
         left.map(|(state, _)| Arc::clone(state)).collect()
     }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use crate::histogram::Histogram;
@@ -53,7 +53,7 @@ impl BackendState {
 #[allow(missing_docs, reason = "named as the counters of the Python boundary, which documents them")]
 pub struct PoolState {
     pub flows: AtomicU64,
-    pub active: AtomicU64,
+    pub active: AtomicU32,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     pub tries: AtomicU64,
@@ -69,7 +69,7 @@ pub struct PoolState {
     pub ended_drained: AtomicU64,
     pub budget: Budget,
     /// Next turn of round-robin.
-    pub(crate) turn: AtomicUsize,
+    pub(crate) turn: AtomicU32,
     connect_times: OnceLock<Box<Histogram>>,
 }
 
@@ -78,7 +78,7 @@ impl PoolState {
         let zero = || AtomicU64::new(0);
         Self {
             flows: zero(),
-            active: zero(),
+            active: AtomicU32::new(0),
             bytes_in: zero(),
             bytes_out: zero(),
             tries: zero(),
@@ -93,7 +93,7 @@ impl PoolState {
             ended_backend_reset: zero(),
             ended_drained: zero(),
             budget: Budget::new(policy),
-            turn: AtomicUsize::new(0),
+            turn: AtomicU32::new(0),
             connect_times: OnceLock::new(),
         }
     }

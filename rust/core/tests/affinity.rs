@@ -232,20 +232,26 @@ fn a_retry_pins_anew_and_others_follow() {
 // Without it, a client would stay with a backend that health has set aside, or move when health is wrong about all.
 #[test]
 fn evidence_against_a_backend_moves_its_clients_once() {
-    let (affinities, mut rng) = (Affinities::new(1000), Rng::new(3));
-    let with = |old: Option<&Pool>, healthy: [bool; 3]| {
-        let specs = (0..).zip(healthy).map(|(n, healthy)| backend(n, 1, healthy)).collect();
-        publish(&affinities, old, Some(("g", 100 * S)), Balance::LeastConn, specs)
-    };
-    let pool = with(None, [true; 3]);
-    let before: Vec<_> = (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect();
-    let pool = with(Some(&pool), [false; 3]);
-    assert_eq!(before, (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect::<Vec<_>>());
-    let pool = with(Some(&pool), [false, true, true]);
-    let after: Vec<_> = (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect();
-    assert!(before.iter().zip(&after).all(|(old, new)| (old == new) == (*old != Some(address(0)))));
-    let pool = with(Some(&pool), [true; 3]);
-    assert_eq!(after, (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect::<Vec<_>>(), "nobody goes back");
+    for balance in [Balance::LeastConn, Balance::Maglev] {
+        let (affinities, mut rng) = (Affinities::new(1000), Rng::new(3));
+        let with = |old: Option<&Pool>, healthy: [bool; 3]| {
+            let specs = (0..).zip(healthy).map(|(n, healthy)| backend(n, 1, healthy)).collect();
+            publish(&affinities, old, Some(("g", 100 * S)), balance, specs)
+        };
+        let pool = with(None, [true; 3]);
+        let before: Vec<_> = (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect();
+        let pool = with(Some(&pool), [false; 3]);
+        assert_eq!(before, (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect::<Vec<_>>());
+        let pool = with(Some(&pool), [false, true, true]);
+        let after: Vec<_> = (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect();
+        assert!(before.iter().zip(&after).all(|(old, new)| (old == new) == (*old != Some(address(0)))));
+        let pool = with(Some(&pool), [true; 3]);
+        assert_eq!(
+            after,
+            (0..300).map(|client| flow(&pool, client, S, &mut rng)).collect::<Vec<_>>(),
+            "nobody goes back"
+        );
+    }
 }
 
 // Without it, switching affinity off would not spread a client's flows, and switching it on would not gather them.

@@ -191,6 +191,9 @@ fn sed_and_nq_differ_in_whether_an_idle_backend_comes_first() {
         let of = |number| loads.iter().find(|(address, _)| *address == common::address(number)).map_or(9, |(_, n)| *n);
         assert_eq!([0, 1, 2].map(of), expected, "{balance}");
     }
+    // However the scan meets them, idle ones come before a heavy one that has a flow.
+    let weights = [1, 1, 1, 1, 9, 1, 1, 1, 1, 9];
+    assert!(stack(&pool(Balance::Nq, backends(&weights)), 10).iter().all(|(_, load)| *load == 1));
     // Under load both keep the loads level by weight.
     for balance in [Balance::Sed, Balance::Nq] {
         for (address, load) in stack(&pool(balance, backends(&[1, 1, 2, 4])), 800) {

@@ -76,7 +76,7 @@ impl PoolCounters {
         Self {
             name: pool.name.to_string(),
             flows: state.flows.load(Relaxed),
-            active: state.active.load(Relaxed),
+            active: state.active.load(Relaxed).into(),
             bytes_in: state.bytes_in.load(Relaxed),
             bytes_out: state.bytes_out.load(Relaxed),
             tries: state.tries.load(Relaxed),

@@ -15,6 +15,7 @@ mod replies;
 mod session;
 mod table;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use spliceway_io::udp::{ReceiveBatch, SendBatch};
@@ -42,6 +43,8 @@ pub(crate) struct Udp {
     /// Datagrams of backends, which leave together.
     outbox: Outbox,
     sender: SendBatch,
+    /// Until when no port is asked for, of this source address (none: our own), because all are in use.
+    no_ports: Option<(Option<IpAddr>, Duration)>,
 }
 
 impl Udp {
@@ -53,6 +56,7 @@ impl Udp {
             gathered: Gathered::default(),
             outbox: Outbox::default(),
             sender: SendBatch::new(BATCH),
+            no_ports: None,
         }
     }
 

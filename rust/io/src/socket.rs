@@ -113,7 +113,8 @@ pub(crate) fn set_mark(fd: &OwnedFd, mark: u32) -> Result<(), ConnectError> {
 pub(crate) fn bind_to_any(fd: &OwnedFd, ip: IpAddr) -> Result<(), ConnectError> {
     allow_any_source(fd, ip)?;
     option::set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?; // of both families
-    Ok(bind(fd, &SocketAddr::new(ip, 0))?)
+    // Whatever is wrong with the address, the peer is not the cause.
+    Ok(bind(fd, &SocketAddr::new(ip, 0)).map_err(|_| Errno::ADDRNOTAVAIL)?)
 }
 
 /// Let `fd` have source addresses of others, of the family of `ip`.

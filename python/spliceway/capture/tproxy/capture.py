@@ -11,11 +11,11 @@ import trio
 
 from spliceway.capture.local import LocalAddresses
 from spliceway.capture.tproxy.detector import classify
-from spliceway.capture.tproxy.hostchecks import bridge_problems
+from spliceway.capture.tproxy.hostchecks import bridge_problems, filters_bridges
 from spliceway.capture.tproxy.nft import NftError, list_table, probe_nft, run_nft
 from spliceway.capture.tproxy.nodeports import follows_interfaces
 from spliceway.capture.tproxy.notices import TableNotices
-from spliceway.capture.tproxy.routing import Routing, interface_addresses, remove_all, route_interface
+from spliceway.capture.tproxy.routing import Routing, bridges, interface_addresses, remove_all, route_interface
 from spliceway.capture.tproxy.rules import REMOVAL, Marks
 from spliceway.capture.tproxy.sockets import TransparentListener, open_listeners
 from spliceway.capture.tproxy.state import WantedTable
@@ -72,6 +72,8 @@ class TproxyCapture:
         self._begun = self._holds = self._doubtful = False
         #: what does not hold is somebody else's doing
         self._disturbed = False
+        #: our hooks were registered when br_netfilter's were there; see `spliceway.capture.tproxy.rules`
+        self._after_bridges = False
         self._failure: Problem | None = None
         self._host_problems: tuple[Problem, ...] = ()
         self._changes = self._failures = self._restored = 0
@@ -169,6 +171,7 @@ class TproxyCapture:
     def _replace(self) -> None:
         try:
             self._routing.ensure()
+            after_bridges = filters_bridges(bridges())
             self._transact(self._wanted.whole())
         except OSError as error:  # NftError is one
             self._failures += 1
@@ -177,6 +180,7 @@ class TproxyCapture:
             self._failure = Problem("Capture", f"the packet rules are not as they should be: {reason}")
         else:
             self._failure = None
+            self._after_bridges = after_bridges
             if self._disturbed and self._holds:
                 self._disturbed = False
                 self._tell_restored("the table")
@@ -209,12 +213,23 @@ class TproxyCapture:
             self._compare()
         if self._holds and self._follows_interfaces:
             self._apply(self._wanted.follow_addresses(self._present()))
+        self._check_machine(now)
         if not self._holds:
             self._replace()
         self._check_routing()
-        if now >= self._next_host_look:
-            self._next_host_look = now + _HOST_INTERVAL
-            self._host_problems = bridge_problems(interface_addresses(), self._wanted.cidrs, self._wanted.detector)
+
+    def _check_machine(self, now: float) -> None:
+        try:
+            present = bridges()
+            if filters_bridges(present) and not self._after_bridges:
+                self._holds = False
+            if now >= self._next_host_look:
+                self._next_host_look = now + _HOST_INTERVAL
+                self._host_problems = bridge_problems(
+                    present, interface_addresses(), self._wanted.cidrs, self._wanted.detector
+                )
+        except OSError as error:
+            log.debug("cannot look at the machine's bridges: %s", error)
 
     def _compare(self) -> None:
         try:

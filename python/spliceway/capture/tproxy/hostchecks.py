@@ -9,14 +9,16 @@ from pathlib import Path
 from spliceway.capture.tproxy.rules import Detector
 from spliceway.model import Problem
 
-_NETWORK_DEVICES = Path("/sys/class/net")
+_BRIDGE_FILTERING = Path("/proc/sys/net/bridge")
+
+
+def filters_bridges(bridges: Sequence[str]) -> bool:
+    """Packets meet the rules of the IP layer inside bridges already (module br_netfilter)."""
+    return bool(bridges) and _BRIDGE_FILTERING.exists()
 
 
 def bridge_problems(
-    addresses: Iterable[tuple[str, str]],
-    cidrs: Sequence[str],
-    detector: Detector,
-    devices: Path = _NETWORK_DEVICES,
+    bridges: Sequence[str], addresses: Iterable[tuple[str, str]], cidrs: Sequence[str], detector: Detector
 ) -> tuple[Problem, ...]:
     """A warning for each Linux bridge that Pods hang on.
 
@@ -37,6 +39,6 @@ def bridge_problems(
             "use --masquerade-all, or a CNI plugin that routes (such as ptp)",
             warning=True,
         )
-        for name in sorted(names)
-        if (devices / name / "bridge").is_dir()
+        for name in bridges
+        if name in names
     )

@@ -29,15 +29,18 @@ PROTOCOL = 107
 
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWADDR, _GETADDR = 20, 22
+_NEWLINK, _GETLINK = 16, 18
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _RULE = struct.Struct("=BBBBBBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _ADDRESS = struct.Struct("=BBBBI")
+_LINK = struct.Struct("=BxHiII")
 _TO_TABLE, _GOTO, _NOP = 1, 2, 3
 _IIF, _GOTO_TARGET, _PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 3, 4, 6, 10, 15, 16, 21
 _OUT, _ROUTE_TABLE = 4, 15
 _LOCAL_TYPE, _HOST_SCOPE = 2, 254
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IF_NAME, _LINK_INFO, _INFO_KIND, _NESTED = 3, 18, 1, 0x8000
 
 _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
@@ -132,6 +135,14 @@ def interface_addresses() -> list[tuple[str, str]]:
             if raw := values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS):
                 found.append((names.get(index, ""), socket.inet_ntop(family, raw)))
     return found
+
+
+def bridges() -> tuple[str, ...]:
+    """The names of this machine's Linux bridges."""
+    kind = netlink.attribute(_INFO_KIND, b"bridge")
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.attribute(_LINK_INFO | _NESTED, kind)
+    names = (netlink.attributes(found, _LINK.size)[_IF_NAME] for found in _dump(_GETLINK, body, _NEWLINK))
+    return tuple(sorted(name.rstrip(b"\0").decode() for name in names))
 
 
 def route_interface(host: str) -> str:

@@ -80,7 +80,7 @@ class Detector(NamedTuple):
 
 
 def action_chain(verdict: FrontendVerdict, external: FrontendVerdict, *, guarded: bool) -> str:
-    """The chain for a frontend: ``external`` is the verdict for class EXT, ``guarded`` asks the set of sources first."""
+    """The chain for a frontend: ``external`` is the verdict for class EXT, ``guarded`` asks the source set first."""
     name = _VERDICT_CHAINS[verdict]
     if external is not verdict:
         name = f"{name}_external_{_VERDICT_CHAINS[external]}"
@@ -99,7 +99,9 @@ class Accepted(NamedTuple):
 def table_text(marks: Marks, ports: Mapping[PortKey, int], detector: Detector, accepted: Mapping[int, Accepted]) -> str:
     """The whole table, without elements. ``ports`` has the listeners' ports; a missing one serves nobody."""
     chains = [
-        _chain("prerouting", _prerouting(marks)),
+        _chain("bridged", _BRIDGED),
+        _chain("prerouting", "type filter hook prerouting priority raw; policy accept;\ngoto arriving"),
+        _chain("arriving", _arriving(marks)),
         _chain("output", _output(marks)),
         _chain("tracked", _tracked(marks)),
         _chain("own", _OWN),
@@ -168,6 +170,16 @@ ip6 daddr . meta l4proto . th dport vmap @frontends6"""
 _NODEPORTS = """meta nfproto ipv4 meta l4proto . th dport vmap @nodeports4
 meta nfproto ipv6 meta l4proto . th dport vmap @nodeports6"""
 
+#: With br_netfilter, a packet that a bridge takes up to the node has been through prerouting inside the bridge, and
+#: does not come through again, but the socket that was found for it there is forgotten on the way. Only what is
+#: first of all, and registered later than the hook that skips the rest, sees it once more. Fragments are put together
+#: later (inside the bridge, if at all before this).
+_BRIDGED = """type filter hook prerouting priority -2147483648; policy accept;
+meta iifkind != "bridge" return
+ip frag-off & 0x3fff != 0 return
+exthdr frag exists return
+goto arriving"""
+
 #: What the engine sends. (Where it arrives on this node, chain ``arrived`` takes the mark away first, lest sockets of
 #: backends inherit it by tcp_fwmark_accept.)
 #: No conntrack entry for UDP of our own sockets, except where `_tracked` needs one. An answer in the name of a frontend
@@ -179,10 +191,9 @@ fib daddr type local fib saddr type != local return
 notrack"""
 
 
-def _prerouting(marks: Marks) -> str:
+def _arriving(marks: Marks) -> str:
     """Packets of Pods, from outside, and (by lo) those that `_output` has marked."""
-    return f"""type filter hook prerouting priority raw; policy accept;
-{_is(marks, marks.upstream)} goto arrived
+    return f"""{_is(marks, marks.upstream)} goto arrived
 iif "lo" {_clear(marks)}
 meta l4proto {{ icmp, icmpv6 }} goto sessions
 meta l4proto != {{ tcp, udp }} return
@@ -198,7 +209,7 @@ meta l4proto udp goto sessions"""
 
 
 def _output(marks: Marks) -> str:
-    """Packets of the node's own processes: what is marked here is routed to lo, and meets `_prerouting` there.
+    """Packets of the node's own processes: what is marked here is routed to lo, and meets `_arriving` there.
 
     TCP to a NodePort of an own address goes through lo without help. UDP would be tracked by then.
     """

@@ -2,10 +2,11 @@
 //!
 //! UDP has no handshake, and silence is no evidence: only an error that the kernel reports counts as a failed try.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use spliceway_core::pool::BackendState;
 use spliceway_core::retry::{Next, Reason};
@@ -21,6 +22,12 @@ use crate::events::EventKind;
 use crate::flow::{Serving, Token};
 use crate::timer::Due;
 use crate::worker::Worker;
+
+/// Sessions that end at most, and that are looked at, when no local port is left.
+const PORTS_FREED: usize = 256;
+const PORTS_LOOK: usize = 4096;
+/// How long to ask for no port when nobody could make room.
+const NO_PORTS: Duration = Duration::from_millis(20);
 
 /// What became of an attempt.
 enum Attempt {
@@ -84,18 +91,10 @@ impl Worker {
 
     /// Open a socket to `backend` and send it what is held.
     fn try_backend(&mut self, id: SessionId, client: SocketAddr, backend: Serving) -> Attempt {
-        let Some(session) = self.udp.sessions.get(id) else { return Attempt::Hopeless(Reason::NoBackend) };
+        let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
         let from = source(session.keep_source, client, backend.0.address);
-        let address = backend.0.address;
-        let mark = self.shared().config.mark;
-        let mut opened = udp::open_upstream(address, from, mark);
-        if matches!(opened, Err(ConnectError::Failed(errno)) if is_local(errno)) {
-            self.shared().bounds.fd_limit_hits.fetch_add(1, Relaxed);
-            self.tools.pipes.shrink();
-            if self.end_oldest_session(Some(id)) {
-                opened = udp::open_upstream(address, from, mark);
-            }
-        }
+        session.from = from;
+        let opened = self.open_upstream(id, backend.0.address, from);
         let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
         session.serving = Some(backend);
         let socket = match opened {
@@ -112,6 +111,45 @@ impl Worker {
             serving.0.flows.fetch_add(1, Relaxed);
         }
         self.send_held(id, socket)
+    }
+
+    /// Open a socket to `backend`; at a limit, older sessions make room.
+    fn open_upstream(
+        &mut self,
+        id: SessionId,
+        backend: SocketAddr,
+        from: Option<IpAddr>,
+    ) -> Result<OwnedFd, ConnectError> {
+        let mark = self.shared().config.mark;
+        if self.udp.no_ports.is_some_and(|(whose, until)| whose == from && self.now < until) {
+            return Err(ConnectError::Failed(Errno::ADDRNOTAVAIL));
+        }
+        let opened = udp::open_upstream(backend, from, mark);
+        let Err(ConnectError::Failed(errno)) = opened else { return opened };
+        if !is_local(errno) {
+            return opened;
+        }
+        self.shared().bounds.fd_limit_hits.fetch_add(1, Relaxed);
+        self.tools.pipes.shrink();
+        let ended = match errno {
+            Errno::ADDRNOTAVAIL => self.free_ports(id, from),
+            _ => self.end_oldest_session(Some(id)),
+        };
+        let opened = if ended { udp::open_upstream(backend, from, mark) } else { opened };
+        if matches!(opened, Err(ConnectError::Failed(Errno::ADDRNOTAVAIL))) {
+            self.udp.no_ports = Some((from, self.now + NO_PORTS));
+        }
+        opened
+    }
+
+    /// End the oldest sessions that have a port of the source `from`. Many at once, because the kernel's search for a port
+    /// takes a millisecond when few are free.
+    fn free_ports(&mut self, id: SessionId, from: Option<IpAddr>) -> bool {
+        let olds =
+            self.udp.sessions.oldest_where(PORTS_LOOK, |session| session.from == from && session.socket.is_some());
+        let olds: Vec<SessionId> = olds.into_iter().filter(|&old| old != id).take(PORTS_FREED).collect();
+        olds.iter().for_each(|&old| self.finish_session(old, End::Closed));
+        !olds.is_empty()
     }
 
     /// Send the session's first datagrams to its new backend.

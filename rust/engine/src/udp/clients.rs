@@ -145,6 +145,7 @@ impl Worker {
             slot: target.slot,
             via: origin.via(),
             keep_source: target.keep_source,
+            from: None,
             busy: 0,
             counted: Counted::new(self.shared(), &pool.state),
             fresh: Some(Box::new(Fresh::new(pool, self.now))),

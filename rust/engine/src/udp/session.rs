@@ -1,5 +1,6 @@
 //! What is kept of a session, and of its first datagrams until the backend has answered.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -62,6 +63,8 @@ pub(crate) struct Session {
     pub(super) via: Via,
     /// The backend sees the client's address.
     pub(super) keep_source: bool,
+    /// The address that the backend sees, if it is the client's.
+    pub(super) from: Option<IpAddr>,
     /// Reads that found several datagrams: they might come joined.
     pub(super) busy: u8,
     /// Until the backend has answered.

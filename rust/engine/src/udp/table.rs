@@ -195,6 +195,22 @@ impl<T> Sessions<T> {
         oldest.min_by_key(|&index| self.entries[index as usize].used).map(|index| self.id(index))
     }
 
+    /// Of the `look` sessions of each list that were idle longest, those that are wanted.
+    pub(crate) fn oldest_where(&self, look: usize, wanted: impl Fn(&T) -> bool) -> Vec<SessionId> {
+        let mut found = Vec::new();
+        for ages in &self.ages {
+            let mut index = ages.oldest;
+            for _ in 0..look {
+                let Some(entry) = self.entries.get(index as usize) else { break };
+                if wanted(&entry.value) {
+                    found.push(self.id(index));
+                }
+                index = entry.age.after;
+            }
+        }
+        found
+    }
+
     /// When the next session ends unless it is used before.
     pub(crate) fn next_end(&self) -> Option<Duration> {
         let ends = self.ages.iter().filter(|ages| ages.oldest != NONE);

@@ -136,6 +136,13 @@ impl Pair {
         }
         let oldest = self.table.oldest().map(|id| self.table.used(id).unwrap());
         assert_eq!(oldest, self.model.first().map(|known| known.used));
+        let odd = self.table.oldest_where(3, |key| key % 2 == 1);
+        let mut wanted = Vec::new();
+        for answered in [false, true] {
+            let list = self.model.iter().filter(|known| known.answered == answered).take(3);
+            wanted.extend(list.map(|known| known.key).filter(|key| key % 2 == 1));
+        }
+        assert_eq!(odd.into_iter().map(|id| self.table.get(id).copied().unwrap()).collect::<Vec<_>>(), wanted);
         let slots = self.model.iter().map(|known| known.slot).collect::<std::collections::BTreeSet<_>>();
         assert_eq!(self.table.by_slot.len(), slots.len(), "an empty slot is forgotten");
     }
