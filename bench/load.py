@@ -38,9 +38,12 @@ class Report(msgspec.Struct, frozen=True):
     def parse(cls, text: str) -> Report:
         """Decode the tool's line of JSON."""
         try:
-            return msgspec.json.decode(text, type=cls)
+            report = msgspec.json.decode(text, type=cls)
         except msgspec.MsgspecError as error:
             raise BenchError(f"the load tool printed an unexpected report: {error}: {text[:200]!r}") from error
+        if not report.requests and not report.errors:
+            report.errors["no-reply"] = 1  # stuck before the first time-out
+        return report
 
     def as_dict(self) -> dict[str, Any]:
         """The raw figures for the results file."""

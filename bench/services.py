@@ -59,6 +59,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             lambda contestant, scenario: measure(contestant, scenario, options.seconds),
             console,
         )
+        logs = {one.name: one.child.log.read_text(errors="replace").splitlines() for one in present if one.child}
     sheet, goals = rounds.summarize(samples, chosen, BASE)
     notes = [
         f"{options.rounds} rounds of {options.seconds:g} s; one Service with three endpoints on another node",
@@ -68,7 +69,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     ]
     sheets = [sheet, latencies(samples, chosen), tracked(samples, chosen)]
     results.show(sheets, notes, console)
-    data = {"machine": facts, "versions": versions, "absent": absent, "goals": goals, "samples": samples}
+    data = {
+        "machine": facts,
+        "versions": versions,
+        "absent": absent,
+        "goals": goals,
+        "samples": samples,
+        "logs": {name: [*lines[:40], "...", *lines[-20:]] for name, lines in logs.items()},
+    }
     text = results.document("UDP and TCP through a node's service proxy", facts, sheets, notes)
     console.print(f"written: {results.save('services', data, text)}")
     return int(rounds.any_error(samples))

@@ -21,7 +21,7 @@ class Desired(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, plans: Iterable[ServicePlan | None]) -> Desired:
-        """What ``plans`` ask for together. Their keys do not collide: `spliceway.claims` saw to that."""
+        """What ``plans`` ask for together. Their keys do not collide: `spliceway.plan.claims` saw to that."""
         pools: dict[str, PoolSpec] = {}
         frontends: dict[FrontendKey, Frontend] = {}
         for plan in plans:

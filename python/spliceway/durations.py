@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 
-_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|s|m|h)?")
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_PART = re.compile(rf"({_NUMBER})(ms|s|m|h)")
+_PLAIN = re.compile(_NUMBER)
+_WHOLE = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h))+")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds of ``2``, ``0.25``, ``250ms``, ``1m`` or ``2h``.
+    """Seconds of ``2``, ``0.25``, ``250ms``, ``1m``, or of several parts as kube-proxy's flags have them, ``24h0m0s``.
 
     Raises:
         ValueError: it is none of these; the text says so.
     """
-    match = _SECONDS.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a time such as 2, 0.25, 250ms or 1m")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    stripped = text.strip()
+    if _PLAIN.fullmatch(stripped):
+        return float(stripped)
+    if not _WHOLE.fullmatch(stripped):
+        raise ValueError(f"{text!r} is not a time such as 2, 0.25, 250ms, 1m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(stripped))

@@ -31,7 +31,7 @@ from spliceway.inputs import (
 )
 from spliceway.model import Address, Balance, HealthCheck, ObjectKey, Problem, RetryPolicy
 from spliceway.pipeline import Pipeline
-from spliceway.plan import EmbeddedPool
+from spliceway.plan.service import EmbeddedPool
 from spliceway.served import Served, ServedPool, ServedService
 from spliceway.settings import EngineSettings, Listen, Settings, SourceSettings
 

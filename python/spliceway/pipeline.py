@@ -41,7 +41,7 @@ from spliceway.model import (
 )
 from spliceway.observe.syncs import SyncTimes
 from spliceway.pace import Pace
-from spliceway.plan import EmbeddedPool, PlanOptions
+from spliceway.plan.service import EmbeddedPool, PlanOptions
 from spliceway.planning import Outcome, Planning
 from spliceway.settings import Listen, Settings
 
@@ -335,7 +335,7 @@ class Pipeline:
                     await trio.lowlevel.checkpoint()  # so that subscribers keep up with a burst
                 if evidence := evidence_from_event(event):
                     self._monitor.observe(evidence)
-                if event.kind in ("paused", "resumed", "worker-died"):
+                if event.kind in ("paused", "resumed", "worker-died", "not-permitted"):
                     log.warning("engine: %s: %s", event.kind, event.reason)
                 self._events.publish(event)
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from spliceway.claims import Claims, IsLocal
 from spliceway.diff import Desired, Step, diff
 from spliceway.model import Fact, Node, ObjectKey, Problem, ServicePlan, Verdict
 from spliceway.pace import Pace
-from spliceway.plan import EmbeddedPool, PlanOptions, group_listens, plan_embedded, plan_service
+from spliceway.plan.claims import Claims, IsLocal
+from spliceway.plan.service import EmbeddedPool, PlanOptions, group_listens, plan_embedded, plan_service
 from spliceway.settings import Listen
 from spliceway.store import Store
 

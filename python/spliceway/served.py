@@ -12,7 +12,7 @@ import trio
 from spliceway.errors import EngineError, SettingsError
 from spliceway.inputs import BackendLike, backends_of, seconds_of
 from spliceway.model import Address
-from spliceway.plan import EmbeddedPool
+from spliceway.plan.service import EmbeddedPool
 from spliceway.settings import Listen
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import msgspec
 
 from spliceway.capture.bind import BindCapture
 from spliceway.capture.local import LocalAddresses
-from spliceway.claims import is_loopback, wildcards_of
 from spliceway.engine import new_engine, pool_record
 from spliceway.errors import EngineError, FrontendError, SettingsError
 from spliceway.inputs import (
@@ -27,6 +26,7 @@ from spliceway.inputs import (
     seconds_of,
 )
 from spliceway.model import Address, Backend, Balance, PoolSpec, Protocol, RetryPolicy
+from spliceway.plan.claims import is_loopback, wildcards_of
 from spliceway.settings import EngineSettings
 
 if TYPE_CHECKING:

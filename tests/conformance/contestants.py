@@ -49,8 +49,8 @@ def _kube_proxy(mode: str) -> Contestant:
     return Contestant(f"kube-proxy-{mode}", mode, (str(binaries_directory() / "kube-proxy"), f"--proxy-mode={mode}"))
 
 
-#: what stands beside a proxy on many nodes: container engines and CNI plug-ins forward nothing but Pods' traffic (M-10) and
-#: drop what conntrack finds invalid (M-11), and kubelet lets no packet for loopback in
+#: what stands beside a proxy on many nodes: container engines and CNI plug-ins forward Pods' traffic only (M-10),
+#: firewalls drop what conntrack finds invalid, and kubelet lets no packet for loopback in
 _NEIGHBOURS = f"""
 table inet neighbours {{
     chain forward {{
@@ -66,10 +66,6 @@ table inet neighbours {{
         type filter hook input priority filter; policy accept;
         ct state invalid drop
         ip saddr != 127.0.0.0/8 ip daddr 127.0.0.0/8 ct state != {{ established, related }} drop
-    }}
-    chain output {{
-        type filter hook output priority filter; policy accept;
-        ct state invalid drop
     }}
 }}
 """

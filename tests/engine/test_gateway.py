@@ -19,7 +19,7 @@ import spliceway
 from spliceway import LoadBalancer
 from spliceway.errors import EngineClosedError, EngineError, FrontendError, SettingsError, SourceError
 from spliceway.events import EventFan
-from spliceway.model import Fact, HealthCheck, RetryPolicy, SourceStatistics
+from spliceway.model import Fact, FrontendKey, HealthCheck, Protocol, RetryPolicy, SourceStatistics
 
 
 class Named:
@@ -197,7 +197,7 @@ async def test_an_address_that_cannot_be_opened_is_an_error_and_leaves_nothing()
             await lb.serve(address, ["127.0.0.1:1"], name="other")
         with pytest.raises(SettingsError, match="name: 'web' is taken"):
             await lb.serve("127.0.0.1:0", ["127.0.0.1:1"], name="web")
-        assert list(lb.pipeline.frontends()) == [first.address]
+        assert list(lb.pipeline.frontends()) == [FrontendKey(first.address, Protocol.TCP)]
         await first.close()
         await first.close()
         await first.drain()
@@ -257,7 +257,9 @@ async def test_a_clusters_service_is_served_and_followed(tmp_path: Path) -> None
                 service = await lb.serve_service("127.0.0.1:0", "default/shop:http")
                 assert (service.pool, lb.problems()) == ("default/shop:http", ())
                 assert await ask(service.address) == "a"
-                assert list(lb.pipeline.frontends()) == [service.address], "the ClusterIP is not bound"
+                assert list(lb.pipeline.frontends()) == [FrontendKey(service.address, Protocol.TCP)], (
+                    "the ClusterIP is not bound"
+                )
                 replacement = tmp_path / ".shop.json.new"
                 replacement.write_text(manifest([b.address]))
                 replacement.rename(path)

@@ -15,11 +15,11 @@ import msgspec
 import pytest
 import trio
 
-from spliceway import filelimit, problemlog
+from spliceway.node import filelimit, problemlog
 from spliceway.errors import SourceError
-from spliceway.filelimit import fit_to_files
 from spliceway.model import Address, Problem
-from spliceway.node import run_agent
+from spliceway.node.agent import run_agent
+from spliceway.node.filelimit import fit_to_files
 from spliceway.pipeline import Pipeline
 from spliceway.settings import AdminSettings, EngineSettings, Settings, SourceSettings
 
@@ -150,18 +150,20 @@ def test_flows_leave_files_for_everything_else(files: int, caplog: pytest.LogCap
     """At the limit of open files, `status` and probes would time out, and no new frontend could be opened."""
     caplog.set_level(logging.INFO, "spliceway")
     fitted = fit_to_files(EngineSettings(max_flows=10_000_000), files)
-    left = files - 2 * fitted.max_flows - 2 * fitted.max_pipes
-    assert fitted.max_flows >= files // 4
+    left = files - 2 * fitted.max_flows - fitted.max_sessions - 2 * fitted.max_pipes
+    assert fitted.max_flows >= files // 7
+    assert fitted.max_sessions >= files // 7
     assert left >= min(files * 3 // 8, filelimit.RESERVED_FILES * 3 // 4)
     assert [record.message for record in caplog.records] == [
-        f"the limit of {files} open files allows {fitted.max_flows} connections at once, not 10000000"
+        f"the limit of {files} open files allows {fitted.max_flows} connections at once, not 10000000",
+        f"the limit of {files} open files allows {fitted.max_sessions} UDP sessions at once, not 1000000",
     ]
 
 
 def test_flows_that_fit_are_not_bounded_further(caplog: pytest.LogCaptureFixture) -> None:
     """A bound that the user chose would change, or the log would warn of nothing."""
     caplog.set_level(logging.INFO, "spliceway")
-    chosen = EngineSettings(max_flows=1000)
+    chosen = EngineSettings(max_flows=1000, max_sessions=1000)
     assert fit_to_files(chosen, 1_048_576) == chosen
     assert fit_to_files(chosen, resource.RLIM_INFINITY) == chosen
     assert not caplog.records

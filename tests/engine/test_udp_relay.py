@@ -166,20 +166,22 @@ def test_sockets_that_serve_nothing_are_refused() -> None:
 
 def test_a_forked_child_leaves_the_sessions_alone() -> None:
     """A host that forks keeps its service: sessions end and begin although a child holds copies of their sockets."""
-    with UdpBackend(echo) as backend, udp_rig([backend.address], udp_timeout=0.2, udp_stream_timeout=0.2) as r:
-        with r.client() as client:
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(UdpBackend(echo))
+        r = stack.enter_context(udp_rig([backend.address], udp_timeout=0.2, udp_stream_timeout=0.2))
+        client = stack.enter_context(r.client())
+        assert ask(client) == b"who?"
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        try:
+            os.close(read)
+            r.wait_sessions(0)
             assert ask(client) == b"who?"
-            read, write = os.pipe()
-            child = os.fork()
-            if child == 0:
-                os.close(write)
-                os.read(read, 1)
-                os._exit(0)
-            try:
-                os.close(read)
-                r.wait_sessions(0)
-                assert ask(client) == b"who?"
-                r.wait_sessions(0)
-            finally:
-                os.close(write)
-                os.waitpid(child, 0)
+            r.wait_sessions(0)
+        finally:
+            os.close(write)
+            os.waitpid(child, 0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import resource
 import socket
 import time
 
 import pytest
 
 from support.child import run_child
-from support.rig import Address, policy, wait_until
+from support.rig import Address, Backend, listening, policy, wait_until
+from support.rig import named as tcp_named
 from support.udprig import UdpBackend, UdpRig, ask, closed_udp_port, echo, named, silent, udp_rig, udp_socket
 
 
@@ -60,12 +60,11 @@ def test_an_error_between_two_datagrams_loses_none() -> None:
         client.send(b"1")
         assert a.recv(10) == b"1"
         a.close()
-        r.apply([a_address := _address_of(r), b.address], balance="round-robin")
+        r.apply([_address_of(r), b.address], balance="round-robin")
         client.send(b"2")  # refused by a
         assert client.recv(10) == b"b:1"
         assert client.recv(10) == b"b:2"
         assert r.counters().saved == 1
-        assert a_address != b.address
 
 
 def _address_of(r: UdpRig) -> Address:
@@ -113,7 +112,7 @@ def test_a_backend_that_refuses_after_an_answer_ends_the_session() -> None:
 
 
 def test_a_client_with_a_fixed_port_follows_the_endpoints() -> None:
-    """C-04, C-08, C-10, U-26: it starts before any endpoint exists, reaches backend 1, then backend 2 when 1 has left."""
+    """C-04, C-08, C-10, U-26: it starts before any endpoint exists, reaches 1, then 2 at once when 1 has left."""
     with UdpBackend(named(b"1")) as one, UdpBackend(named(b"2")) as two, udp_rig([]) as r, r.client() as client:
         client.send(b"nobody")
         wait_until(lambda: r.counters().no_backend == 1, "the datagram that nobody takes")
@@ -173,12 +172,18 @@ def test_affinity_holds_for_udp() -> None:
 
 def test_idle_sessions_end() -> None:
     """C-09: a session without an answer ends sooner than one with; neither holds a descriptor for ever."""
-    with UdpBackend(silent) as mute, UdpBackend(echo) as speaks, udp_rig([], udp_timeout=0.15, udp_stream_timeout=1.0) as r:
+    with (
+        UdpBackend(silent) as mute,
+        UdpBackend(echo) as speaks,
+        udp_rig([], udp_timeout=0.15, udp_stream_timeout=1.0) as r,
+    ):
         r.apply([mute.address])
         with r.client() as asks, r.client() as talks:
             asks.send(b"?")
             r.wait_sessions(1)
-            r.engine.apply([("p", "random", policy(), None, None, ((*mute.address, 0, True), (*speaks.address, 1, True)))], [], 50)
+            r.engine.apply(
+                [("p", "random", policy(), None, None, ((*mute.address, 0, True), (*speaks.address, 1, True)))], [], 50
+            )
             began = time.monotonic()
             ask(talks)
             wait_until(lambda: r.sessions() == 1, "the unanswered session to end")
@@ -206,35 +211,36 @@ def test_traffic_in_either_direction_keeps_a_session() -> None:
 
 def test_at_the_limit_the_longest_idle_makes_room() -> None:
     """A flood of clients costs those that are silent, never those that talk, and never more than the bound."""
-    with UdpBackend(echo) as backend, udp_rig([backend.address], workers=1, max_sessions=10) as r:
-        with contextlib.ExitStack() as stack:
-            talks = stack.enter_context(r.client())
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(UdpBackend(echo))
+        r = stack.enter_context(udp_rig([backend.address], workers=1, max_sessions=10))
+        talks = stack.enter_context(r.client())
+        ask(talks)
+        source = backend.received[0][1]
+        for _ in range(100):
+            ask(stack.enter_context(r.client()))
             ask(talks)
-            source = backend.received[0][1]
-            for _ in range(100):
-                ask(stack.enter_context(r.client()))
-                ask(talks)
-            counters = r.engine.counters()
-            assert (counters.sessions, counters.session_limit_hits) == (10, 91)
-            assert {client for datagram, client in backend.received if client == source}
-            assert sum(client == source for _, client in backend.received) == 101, "its session was never ended"
+        counters = r.engine.counters()
+        assert (counters.sessions, counters.session_limit_hits) == (10, 91)
+        assert sum(client == source for _, client in backend.received) == 101, "its session was never ended"
 
 
 def test_the_limit_holds_over_all_workers() -> None:
     """A listener whose worker has no session yet gets room from the worker that has the oldest one."""
-    with UdpBackend(echo) as backend, udp_rig([backend.address], workers=2, max_sessions=20) as r:
-        with contextlib.ExitStack() as stack:
-            for _ in range(20):
-                ask(stack.enter_context(r.client()))
-            other = udp_socket()
-            address = other.getsockname()
-            r.engine.add_listener(other.detach(), "p")
-            for _ in range(20):
-                client = stack.enter_context(udp_socket())
-                client.connect(address)
-                assert ask(client) == b"who?"
-            r.wait_sessions(20)
-            assert r.engine.counters().session_limit_hits == 20
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(UdpBackend(echo))
+        r = stack.enter_context(udp_rig([backend.address], workers=2, max_sessions=20))
+        for _ in range(20):
+            ask(stack.enter_context(r.client()))
+        other = udp_socket()
+        address = other.getsockname()
+        r.engine.add_listener(other.detach(), "p")
+        for _ in range(20):
+            client = stack.enter_context(udp_socket())
+            client.connect(address)
+            assert ask(client) == b"who?"
+        r.wait_sessions(20)
+        assert r.engine.counters().session_limit_hits == 20
 
 
 OUT_OF_DESCRIPTORS = """
@@ -286,9 +292,6 @@ def test_close_ends_all_sessions() -> None:
 
 def test_tcp_and_udp_share_a_worker_fairly() -> None:
     """A flood of datagrams must not starve connections of the same worker."""
-    from support.rig import Backend, listening
-    from support.rig import named as tcp_named
-
     with UdpBackend(silent) as sink, Backend(tcp_named(b"t")) as tcp, udp_rig([sink.address], workers=1) as r:
         r.engine.apply([("t", "maglev", policy(), None, None, ((*tcp.address, 1, True),))], [], 9)
         listener = listening()
@@ -301,4 +304,3 @@ def test_tcp_and_udp_share_a_worker_fairly() -> None:
                 with socket.create_connection(address, 5) as client:
                     client.sendall(b"?")
                     assert client.recv(1) == b"t"
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_utime > 0

@@ -306,6 +306,48 @@ def test_pods_are_known_in_every_mode_of_detection() -> None:
     in_node(DETECTORS)
 
 
+FIREWALL = """
+build()
+subprocess.run(["nft", "-f", "-"], check=True, text=True, input='''
+table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop
+        ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+        meta mark and 0x30 != 0 accept
+    }
+    chain output {
+        type filter hook output priority 0; policy drop
+        oif "lo" accept
+        ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+        meta mark and 0x20 == 0x20 accept
+    }
+}
+''')
+async def main():
+    capture = await opened()
+    await capture.change(everything(), ())
+    for client in ("pod", "ext", "node"):
+        for host, port in TARGETS:
+            assert ask_tcp(client, host, port).startswith(f"{client} "), (client, host)
+            assert ask_udp(client, host, port).startswith(f"{client} "), (client, host)
+    for number, (client, host) in enumerate(((POD4, OTHER4), (EXT6, OTHER6), (NODE4, OTHER4), (NODE6, OTHER6))):
+        for protocol in BOTH:
+            server = backend("other", host, 8000 + number, protocol)
+            answer = dial_as(client, host, 8000 + number, protocol)
+            assert answer.split()[:2] == ["backend", client], (client, host, protocol, answer)
+    await capture.change((), keys(everything()))
+    assert ask_tcp("ext", NODE4, 22, timeout=0.2) == "timeout", "the firewall is there"
+trio.run(main)
+"""
+
+
+def test_a_firewall_that_drops_by_default_needs_the_two_rules_of_the_documentation() -> None:
+    """docs/capture.md, "Beside other software": captured packets pass input, which many hosts close."""
+    in_node(FIREWALL)
+
+
 BRIDGED = """
 build()
 async def main():
@@ -444,6 +486,9 @@ async def main():
     capture = await opened()
     assert run("ip rule") + run("ip -6 rule") + run("ip route show table all") + run("nft list ruleset") == before
     await capture.change(everything(), ())
+    second = await opened()  # an agent that fails at start, as a second one on a node does
+    await second.remove()
+    assert ask_tcp("pod", VIP4, 80).startswith("pod ")
     with trio.CancelScope() as scope:
         scope.cancel()
         await capture.remove()

@@ -106,7 +106,7 @@ assert cleanup("--kube-proxy") == (0, "nothing to remove\\n")
 
 
 def test_kube_proxys_leftovers_go_and_the_kubelets_chains_stay() -> None:
-    """P-04: both variants of the tools have tables of their own in the kernel; an old kube-proxy may have used either."""
+    """P-04: both variants of the tools have tables of their own in the kernel; kube-proxy may have used either."""
     run_child(PREAMBLE + KUBE_PROXY, prefix=("unshare", "--net", "--mount"))
 
 

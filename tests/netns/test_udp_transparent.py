@@ -10,13 +10,21 @@ from pathlib import Path
 import pytest
 
 from support.rig import PATIENCE, record, wait_until
-from support.udpnode import BACKEND, CLASSES, CLIENT, INNER, NODE, VIP, UdpNode, udp_node
+from support.udpnode import BACKEND, CLIENT, INNER, NODE, VIP, UdpNode, udp_node
 from support.udprig import ask
 
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces; run the tests as root"),
 ]
+
+Target = tuple[str, bool] | None
+Route = tuple[str, str, int, tuple[Target, Target, Target]]
+
+
+def route(host: str, port: int, target: Target) -> Route:
+    """Clients of all classes go to one target."""
+    return ("udp", host, port, (target, target, target))
 
 
 @pytest.fixture
@@ -27,13 +35,13 @@ def node(tmp_path: Path) -> Iterator[UdpNode]:
             made.serve(made.client, (CLIENT[family], 5300))
         pools = [record(f"dns{family}", [(BACKEND[family], 5300)]) for family in (4, 6)]
         pools += [record(f"hairpin{family}", [(CLIENT[family], 5300)]) for family in (4, 6)]
-        routes = []
+        routes: list[Route] = []
         for family in (4, 6):
             kept, plain = (f"dns{family}", True), (f"dns{family}", False)
             routes.append(("udp", VIP[family], 53, (kept, plain, plain)))
-            routes.append(("udp", VIP[family], 54, (plain, plain, plain)))
+            routes.append(route(VIP[family], 54, plain))
             routes.append(("udp", VIP[family], 55, ((f"hairpin{family}", True), None, None)))
-            routes.append(("udp", "0.0.0.0" if family == 4 else "::", 31000, (plain, plain, plain)))
+            routes.append(route("0.0.0.0" if family == 4 else "::", 31000, plain))
         made.engine.apply(pools, [], 1, routes, [])
         yield made
 
@@ -130,11 +138,10 @@ def test_a_route_that_goes_takes_its_sessions_along(node: UdpNode) -> None:
 
 
 def test_a_client_with_a_fixed_port_follows_the_endpoints(node: UdpNode) -> None:
-    """C-10: it starts before the Service has an endpoint; the second backend gets the first datagram after the first one
-    has left, with the client's own address (C-08)."""
+    """C-10: it starts before the Service has an endpoint; when the first backend has left, the second one gets the very
+    next datagram, with the client's own address (C-08)."""
     node.serve(node.backend, (BACKEND[4], 5301))
-    route = ("udp", VIP[4], 60, (("late", True),) * len(CLASSES))
-    node.engine.apply([record("late", [])], [], 2, [route], [])
+    node.engine.apply([record("late", [])], [], 2, [route(VIP[4], 60, ("late", True))], [])
     with node.dial(node.client, (VIP[4], 60), (CLIENT[4], 12345)) as client:
         client.send(b"nobody")
         wait_until(lambda: node.engine.counters().datagrams_dropped == 1, "the datagram that nobody takes")
@@ -151,7 +158,7 @@ def test_a_backend_without_a_listener_is_replaced_across_the_network(node: UdpNo
         [record("half", [(BACKEND[4], 9), (BACKEND[4], 5300)], balance="round-robin")],
         [],
         2,
-        [("udp", VIP[4], 61, (("half", True),) * 3), ("udp", VIP[4], 62, (("half", False),) * 3)],
+        [route(VIP[4], 61, ("half", True)), route(VIP[4], 62, ("half", False))],
         [],
     )
     for port in (61, 62):
@@ -162,12 +169,26 @@ def test_a_backend_without_a_listener_is_replaced_across_the_network(node: UdpNo
     assert counters.saved == counters.retries == 4
 
 
+def test_a_node_that_is_gone_is_left_when_the_kernel_gives_it_up(node: UdpNode) -> None:
+    """Nobody answers for the address of a Pod whose node is down: the kernel says so after its own tries, and the client's
+    first datagram goes to another backend (C-09)."""
+    node.node.sysctl({"ipv4/neigh/p2/retrans_time_ms": 100, "ipv4/neigh/p2/mcast_solicit": 1})
+    pool = record("gone", [("198.18.2.99", 5300), (BACKEND[4], 5300)], balance="round-robin")
+    node.engine.apply([pool], [], 2, [route(VIP[4], 64, ("gone", False))], [])
+    for _ in range(2):
+        with node.dial(node.client, (VIP[4], 64)) as client:
+            assert ask(client, b"x") == INNER[4].encode() + b" x"
+    assert node.engine.pool_counters("gone").saved == 1
+    (event,) = [event for event in node.engine.take_events() if event.kind == "connect-failed"]
+    assert (event.backend, event.reason) == ("198.18.2.99:5300", "host unreachable")
+
+
 def test_a_drain_lets_answers_through(node: UdpNode) -> None:
     """Listeners close at once, but the answer to a question that was asked before still reaches the client."""
     late = node.backend.open_socket(socket.AF_INET, socket.SOCK_DGRAM)
     late.settimeout(PATIENCE)
     late.bind((BACKEND[4], 5302))
-    node.engine.apply([record("slow", [late.getsockname()])], [], 2, [("udp", VIP[4], 63, (("slow", True),) * 3)], [])
+    node.engine.apply([record("slow", [late.getsockname()])], [], 2, [route(VIP[4], 63, ("slow", True))], [])
     with late, node.dial(node.client, (VIP[4], 63)) as client:
         client.send(b"x")
         _, proxy = late.recvfrom(10)

@@ -6,7 +6,6 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spliceway.claims import Claims
 from spliceway.diff import (
     CloseFrontend,
     Desired,
@@ -33,6 +32,7 @@ from spliceway.model import (
     Protocol,
     ServicePlan,
 )
+from spliceway.plan.claims import Claims
 
 ADDRESSES = st.builds(Address, st.sampled_from(["10.0.0.1", "10.0.0.2", "127.0.0.1", "0.0.0.0"]), st.integers(80, 82))
 BACKENDS = st.lists(ADDRESSES, max_size=3, unique=True).map(lambda each: tuple(Backend(*address) for address in each))

@@ -11,8 +11,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spliceway.endpoints import merge_endpoints
 from spliceway.model import ClientClass, Protocol, Service, SliceEndpoint
+from spliceway.plan.endpoints import merge_endpoints
 from support.clients import (
     CLUSTER_IP,
     DROP,

@@ -19,7 +19,7 @@ from spliceway.model import (
     ServicePlan,
     SliceEndpoint,
 )
-from spliceway.plan import PlanOptions, plan_service
+from spliceway.plan.service import PlanOptions, plan_service
 from spliceway.settings import CaptureMode, CaptureSettings, NodeSettings, Settings
 from spliceway.store import ServiceView
 from support.objects import endpoints

@@ -149,7 +149,9 @@ class Namespace:
         script = "".join(f"echo {value} > /proc/sys/net/{path}\n" for path, value in settings.items())
         self.run("sh", "-e", text=script)
 
-    def open_socket(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    def open_socket(
+        self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0
+    ) -> socket.socket:
         """A socket of this process in the namespace: it stays there, wherever it is used. Raises OSError."""
         made: Future[socket.socket] = Future()
 
@@ -157,7 +159,7 @@ class Namespace:
             try:
                 with Path(f"/proc/{self.pid}/ns/net").open("rb") as namespace:
                     _enter(namespace.fileno())
-                made.set_result(socket.socket(family, kind))
+                made.set_result(socket.socket(family, kind, protocol))
             except BaseException as error:
                 made.set_exception(error)
 

@@ -1,4 +1,4 @@
-"""A node with transparent UDP capture in network namespaces: a client and a backend behind veth pairs, an engine between.
+"""A node with transparent UDP capture in network namespaces: a client and a backend on veth pairs, an engine between.
 
 The rules are the least that the engine needs: what `--capture tproxy` installs is tested with it.
 """
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from spliceway._engine import Engine
-
 from support.namespace import CLONE_NEWNET, Namespace
 from support.rig import PATIENCE, Address
 
@@ -115,11 +114,10 @@ class UdpNode:
         lines = []
         for family, ip, target in ((4, "ip", "127.0.0.1"), (6, "ip6", "[::1]")):
             for name, match in (("node", "iifname lo"), ("pod", "iifname p1"), ("ext", "iifname p2")):
-                for where in (f"{ip} daddr {VIP[family]}", f"meta nfproto ipv{family} fib daddr type local udp dport 31000"):
-                    lines.append(
-                        f"{match} meta mark != {UPSTREAM} {where} meta l4proto udp tproxy {ip} to "
-                        f"{target}:{ports[family, name]} meta mark set {CAPTURED} notrack accept"
-                    )
+                divert = f"tproxy {ip} to {target}:{ports[family, name]} meta mark set {CAPTURED} notrack accept"
+                node_port = f"meta nfproto ipv{family} fib daddr type local udp dport 31000"
+                for where in (f"{ip} daddr {VIP[family]}", node_port):
+                    lines.append(f"{match} meta mark != {UPSTREAM} {where} meta l4proto udp {divert}")  # noqa: PERF401
         diverts = "\n        ".join(lines)
         return RULES.format(captured=CAPTURED, upstream=UPSTREAM, diverts=diverts, vip4=VIP[4], vip6=VIP[6])
 

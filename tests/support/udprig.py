@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 from spliceway._engine import Engine, PoolCounters
-
 from support.rig import PATIENCE, Address, record, wait_until
 
 #: what a backend answers to a datagram; none: nothing

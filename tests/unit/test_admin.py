@@ -27,6 +27,8 @@ from spliceway.observe.statesocket import state_socket
 from spliceway.settings import AdminSettings, Settings, SourceSettings
 from support.fakeobserved import KEY, POOL, VIP, FakeObserved, engine_counters, pool_counters
 
+#: their metrics fill every buffer of a socket, and are quickly made
+LONG_POOLS = tuple(pool_counters(f"default/{str(number) * 50_000}:http", flows=1) for number in range(10))
 LOOPBACK = Address("127.0.0.1", 0)
 
 
@@ -35,7 +37,7 @@ async def serving(observed: FakeObserved, *, on_node: bool = False, **settings: 
     admin = AdminSettings(**({"healthz": LOOPBACK, "metrics": LOOPBACK} | settings))
     context = AdminContext(ProxyHealth(observed, on_node=on_node), Settings(admin=admin))
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             yield await nursery.start(serve_admin, observed, admin, context)
         nursery.cancel_scope.cancel()
 
@@ -224,14 +226,13 @@ async def test_silent_connection_is_closed_after_the_timeout() -> None:
 async def test_client_that_does_not_read_is_cut_off() -> None:
     """A stalled scraper would hold a big response in memory for ever."""
     observed = FakeObserved()
-    pools = tuple(pool_counters(f"default/s{number}:http", flows=1) for number in range(3000))
-    observed.engine = engine_counters(pools=pools)
+    observed.engine = engine_counters(pools=LONG_POOLS)
     async with serving(observed, timeout=1.0, max_connections=2) as addresses:
         stalled = await connect(addresses.metrics)
         stalled.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await stalled.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await ask(addresses.healthz, "/livez"))[0] == 200
-        await trio.sleep(1.2)
+        await trio.sleep(1.5)
         head, _, body = (await until_closed(stalled)).partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head.lower())
         assert length is None or len(body) < int(length[1])
@@ -242,8 +243,7 @@ async def test_client_that_does_not_read_is_cut_off() -> None:
 async def test_clients_that_do_not_read_make_room_for_the_next() -> None:
     """A handful of stalled scrapers would hide the agent from its probes for 10 s, and get it restarted."""
     observed = FakeObserved()
-    pools = tuple(pool_counters(f"default/s{number}:http", flows=1) for number in range(3000))
-    observed.engine = engine_counters(pools=pools)
+    observed.engine = engine_counters(pools=LONG_POOLS)
     async with serving(observed, timeout=60.0, max_connections=2) as addresses:
         stalled = [await connect(addresses.metrics) for _ in range(2)]
         for stream in stalled:

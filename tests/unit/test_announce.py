@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from spliceway import announce
-from spliceway.announce import Announcer
 from spliceway.model import ObjectKey, Problem
+from spliceway.node import announce
+from spliceway.node.announce import Announcer
 from spliceway.source.eventrecord import EventRecord, EventWriteError
 
 SHOP = ObjectKey("default", "shop")

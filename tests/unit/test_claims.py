@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from spliceway.claims import Claims
 from spliceway.model import (
     Address,
     Backend,
@@ -18,6 +17,7 @@ from spliceway.model import (
     Protocol,
     ServicePlan,
 )
+from spliceway.plan.claims import Claims
 
 VIP = Address("10.96.0.1", 80)
 

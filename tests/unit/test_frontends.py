@@ -23,7 +23,7 @@ from spliceway.model import (
     ServicePortSpec,
     SliceEndpoint,
 )
-from spliceway.plan import PlanOptions
+from spliceway.plan.service import PlanOptions
 from support.clients import EXT, POD, VIP, everywhere, meets, node_options, plan_of
 from support.objects import endpoints, key, service
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from spliceway import healthhosts
 from spliceway.capture.tproxy import routing
-from spliceway.healthhosts import HealthHosts
 from spliceway.model import Node, ObjectKey
+from spliceway.node import healthhosts
+from spliceway.node.healthhosts import HealthHosts
 from spliceway.settings import CaptureSettings
 
 NODE = Node(ObjectKey("", "n1"), addresses=("192.0.2.1", "fd00::1"))

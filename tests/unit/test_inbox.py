@@ -9,7 +9,7 @@ import trio.testing
 from spliceway.errors import EngineClosedError
 from spliceway.inbox import CAPACITY, Inbox
 from spliceway.observe.syncs import SyncTimes
-from spliceway.plan import PlanOptions
+from spliceway.plan.service import PlanOptions
 from spliceway.planning import Planning
 from support.objects import key, service, upserts
 

@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from spliceway.errors import NodeError
 from spliceway.model import Node, ObjectKey
-from spliceway.nodewatch import watch_node
+from spliceway.node.watch import watch_node
 from spliceway.settings import CaptureSettings, DetectLocal, NodeSettings
 from support.fakeobserved import FakeObserved
 

@@ -24,7 +24,7 @@ from spliceway.model import (
     Service,
     Synced,
 )
-from spliceway.plan import EmbeddedPool
+from spliceway.plan.service import EmbeddedPool
 from spliceway.settings import Listen, Settings
 from support.objects import endpoints, key, service, upserts
 from support.scripted import pipeline

@@ -30,10 +30,10 @@ from spliceway.model import (
     ServicePlan,
     SliceEndpoint,
 )
-from spliceway.plan import EmbeddedPool, PlanOptions, group_listens, plan_embedded, plan_service
+from spliceway.plan.service import EmbeddedPool, PlanOptions, group_listens, plan_embedded, plan_service
+from spliceway.plan.tuning import Tuning
 from spliceway.settings import CaptureMode, CaptureSettings, DetectLocal, Listen, NodeSettings, Settings
 from spliceway.store import ServiceView, pool_owner
-from spliceway.tuning import Tuning
 from support.objects import endpoints, key, ready, service, terminating, unready
 
 OPTIONS = PlanOptions()

@@ -84,6 +84,24 @@ def test_what_is_queued_while_a_turn_runs_is_still_waiting_after_it(clock: Clock
     assert times.healthy
 
 
+def test_rules_that_the_kernel_refuses_for_a_minute_are_unhealthy(clock: Clock, observed: FakeObserved) -> None:
+    """A node whose packet rules are old would go on getting clients: to the pipeline every turn ended well."""
+    holds = [True]
+    health = ProxyHealth(observed, on_node=True, holds=lambda: holds[0], clock=lambda: clock.now)
+    assert health.healthy
+    clock.now += 1000
+    holds[0] = False
+    assert health.healthy
+    clock.now += UNHEALTHY_AFTER
+    assert health.healthy
+    clock.now += 1
+    assert (health.healthz().status, health.livez().status, health.serving) == (503, 503, False)
+    holds[0] = True
+    assert health.livez().status == 200
+    holds[0] = False
+    assert health.healthy  # it begins anew
+
+
 def test_the_api_that_never_answers_makes_it_unhealthy(clock: Clock) -> None:
     """An agent that never got a complete list would look well for ever (H-13)."""
     times = clock.times()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from spliceway.errors import SettingsError
+from spliceway.node.sysctls import apply_sysctls, wishes
 from spliceway.settings import NodeSettings
-from spliceway.sysctls import apply_sysctls, wishes
 
 SETTINGS = NodeSettings()
 MAX = "proc/sys/net/netfilter/nf_conntrack_max"

@@ -11,8 +11,8 @@ import pytest
 
 from spliceway.health.monitor import KINDS, HealthMonitor
 from spliceway.model import Balance, HealthCheck, Problem, RetryPolicy
-from spliceway.plan import PlanOptions
-from spliceway.tuning import (
+from spliceway.plan.service import PlanOptions
+from spliceway.plan.tuning import (
     HEALTH_KINDS,
     IPVS_NAMES,
     REFUSED_IPVS_NAMES,
@@ -90,7 +90,7 @@ def test_every_scheduler_of_ipvs_is_known_or_refused() -> None:
         ("tries", "-1", "'-1' is not a whole number of 1 to 16; 3 is used"),
         ("tries", "٣", "'٣' is not a whole number of 1 to 16; 3 is used"),
         ("tries", "9" * 5000, f"'{'9' * 64}'... is not a whole number of 1 to 16; 3 is used"),
-        ("connect-timeout", "soon", "'soon' is not a time such as 2, 0.25, 250ms or 1m; 0.25 s is used"),
+        ("connect-timeout", "soon", "'soon' is not a time such as 2, 0.25, 250ms, 1m or 1h30m; 0.25 s is used"),
         ("connect-timeout", "0", "'0' is not from 0.001 to 3600 seconds; 0.25 s is used"),
         ("retry-deadline", "2h", "'2h' is not from 0.001 to 3600 seconds; 0.8 s is used"),
         ("drain", "31000000", "'31000000' is not from 0 to 2.592e+06 seconds; 60 s is used"),
@@ -98,7 +98,7 @@ def test_every_scheduler_of_ipvs_is_known_or_refused() -> None:
         ("health-path", "ready", "'ready' does not begin with / or has characters that a URL may not have; / is used"),
         ("health-path", "/a b", "'/a b' does not begin with / or has characters that a URL may not have; / is used"),
         ("health-port", "0", "'0' is not a whole number of 1 to 65535; no value is used"),
-        ("health-interval", "1e9", "'1e9' is not a time such as 2, 0.25, 250ms or 1m; 7 s is used"),
+        ("health-interval", "1e9", "'1e9' is not a time such as 2, 0.25, 250ms, 1m or 1h30m; 7 s is used"),
     ],
 )
 def test_bad_values_are_named_and_the_default_is_used(name: str, value: str, said: str) -> None:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from spliceway.endpoints import PortEndpoints
 from spliceway.model import SliceEndpoint
-from spliceway.policy import Place, Policies, endpoint_sets
+from spliceway.plan.endpoints import PortEndpoints
+from spliceway.plan.policy import Place, Policies, endpoint_sets
 
 CLUSTER = Policies()
 ITP = Policies(internal_local=True)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from spliceway.claims import Claims
 from spliceway.cli.params import FilePathParam
 from spliceway.model import EndpointSlice, KubernetesObject, ObjectKey, Problem, Service, ServicePlan, Upsert, kind_of
-from spliceway.plan import PlanOptions, plan_service
+from spliceway.plan.claims import Claims
+from spliceway.plan.service import PlanOptions, plan_service
 from spliceway.store import Store
 
 

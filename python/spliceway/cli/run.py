@@ -20,8 +20,8 @@ from spliceway.cli.nodeflags import (
 )
 from spliceway.cli.params import FilePathParam, ListenParam, SecondsParam, state_socket_option
 from spliceway.model import Balance, HealthCheck, RetryPolicy
+from spliceway.node.sysctls import apply_sysctls
 from spliceway.settings import CaptureMode, Settings, SourceSettings
-from spliceway.sysctls import apply_sysctls
 
 _SETTINGS = Settings()
 _HEALTH = _SETTINGS.health
@@ -169,7 +169,7 @@ def run(more_manifests: tuple[Path, ...], **options: Any) -> None:
         return
     import trio
 
-    from spliceway.node import run_agent
+    from spliceway.node.agent import run_agent
 
     trio.run(run_agent, settings)
 

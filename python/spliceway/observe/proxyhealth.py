@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
 
 from spliceway.observe.http import Response
 from spliceway.observe.observed import Observed
+from spliceway.observe.syncs import UNHEALTHY_AFTER
 
 #: in the order in which kube-proxy tells them
 _FAMILIES = ("IPv4", "IPv6")
@@ -20,11 +23,24 @@ class ProxyHealth:
     Args:
         observed: the pipeline.
         on_node: the agent is the service proxy of a Node, which must exist and be eligible for ``/healthz`` (H-09).
+        holds: the kernel has what is wanted. What it has refused for a minute is like a change that waits.
+        clock: seconds that never go back.
     """
 
-    def __init__(self, observed: Observed, *, on_node: bool) -> None:
+    def __init__(
+        self,
+        observed: Observed,
+        *,
+        on_node: bool,
+        holds: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._observed = observed
         self._on_node = on_node
+        self._holds = holds
+        self._clock = clock
+        #: when somebody who asked for health met a refusal first
+        self._refused_since: float | None = None
         #: answers by status code
         self.healthz_codes = Counter({200: 0, 503: 0})
         self.livez_codes = Counter({200: 0, 503: 0})
@@ -32,7 +48,12 @@ class ProxyHealth:
     @property
     def healthy(self) -> bool:
         """No change has waited for too long (H-08)."""
-        return self._observed.syncs.healthy
+        if self._holds():
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = self._clock()
+        refused = self._refused_since is not None and self._clock() - self._refused_since > UNHEALTHY_AFTER
+        return self._observed.syncs.healthy and not refused
 
     @property
     def serving(self) -> bool:
@@ -73,5 +94,5 @@ class ProxyHealth:
         return Response(200 if good else 503, "application/json", msgspec.json.encode(body))
 
 
-def _rfc3339(time: datetime) -> str:
-    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

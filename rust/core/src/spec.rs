@@ -29,7 +29,8 @@ pub enum Balance {
     P2c,
     /// By consistent hash of the client's IP address, without its port.
     SourceHash,
-    /// The one with the shortest expected delay: the load with the new flow, over the weight (as IPVS has it).
+    /// The one with the shortest expected delay: the load with the new flow, over the weight (as IPVS has it). Least-conn
+    /// counts the new flow as well, so both are one scheduler.
     Sed,
     /// An idle one if there is one, else that of the shortest expected delay: never queue (as IPVS has it).
     Nq,

@@ -298,11 +298,15 @@ impl Worker {
 }
 
 /// The address that `backend` is to see, if it is not ours: never its own one (it would answer itself), nor one that has
-/// a meaning on this machine only.
+/// a meaning on this machine or link only.
 pub(crate) fn source(keep: bool, client: SocketAddr, backend: SocketAddr) -> Option<IpAddr> {
     let client = client.ip().to_canonical();
-    let kept = keep && client.is_ipv4() == backend.is_ipv4() && client != backend.ip() && !client.is_loopback();
-    kept.then_some(client)
+    let reachable = match client {
+        IpAddr::V4(ip) => !ip.is_loopback(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let another = client.is_ipv4() == backend.is_ipv4() && client != backend.ip();
+    (keep && reachable && another).then_some(client)
 }
 
 /// Whether a failed connect is our own machine's fault and not the backend's.

@@ -1,10 +1,11 @@
 //! The threads of spliceway: they accept, dial, retry, relay, drain and count, without Python and without locks in the way.
 //!
-//! - [`engine`]: the whole of what a host can ask for; [`config`]: its sizes and errors
+//! - [`engine`]: the whole of what a host can ask for; `listening`: its part about sockets; [`config`]: its sizes and errors
 //! - `shared`: what all workers see: the published table, the listeners, bounds, events
 //! - `registry`: names to slots, building tables off the data path; `table`: one immutable table per generation
 //! - [`routes`]: which pool an address and a class of clients lead to
 //! - `worker`: the loop of a thread; `accept`, `dial`, `relay`, `cut`: what it does when something is ready
+//! - `udp`: the same for datagrams, by sessions
 //! - `flow`: one connection pair; `timer`, [`events`], `drains`: the rest; [`snapshot`]: counters as plain values
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod events;
 mod flow;
 mod listener;
+mod listening;
 mod registry;
 mod relay;
 pub mod routes;

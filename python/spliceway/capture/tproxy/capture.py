@@ -63,6 +63,7 @@ class TproxyCapture:
         self._routing = Routing(self._marks, settings.route_table, settings.rule_priority)
         self._wanted = WantedTable(settings)
         self._follows_interfaces = follows_interfaces(settings)
+        self._addresses: tuple[str, ...] = ()
         self._local = LocalAddresses()
         self._notices: TableNotices | None = None
         self._lock = trio.Lock()
@@ -108,7 +109,10 @@ class TproxyCapture:
             await trio.sleep(_PAUSE)
 
     async def remove(self) -> None:
-        """Take all traces away: table, ip rules and routes. Not interrupted by cancellation; bounded in time."""
+        """Take all traces away: table, ip rules and routes. Not interrupted by cancellation; bounded in time.
+
+        An instance that installed nothing removes nothing: what is there may be that of an agent which runs.
+        """
         with trio.CancelScope(shield=True):
             await self._turn(self._remove)
         if self._notices is not None:
@@ -255,11 +259,17 @@ class TproxyCapture:
             log.warning("%s had been changed by another program and was restored (%d times)", what, self._restored)
 
     def _present(self) -> tuple[str, ...]:
-        if not self._follows_interfaces:
-            return ()
-        return tuple(address for _, address in interface_addresses())
+        """The addresses of this machine, where they matter; the last ones known when the kernel does not tell."""
+        if self._follows_interfaces:
+            try:
+                self._addresses = tuple(address for _, address in interface_addresses())
+            except OSError as error:
+                log.debug("cannot read the addresses of this machine: %s", error)
+        return self._addresses
 
     def _remove(self) -> None:
+        if not self._begun:
+            return
         self._begun = self._holds = False
         for what, away in (("table", self._remove_table), ("ip rules", remove_all)):
             try:

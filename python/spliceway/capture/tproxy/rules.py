@@ -105,7 +105,7 @@ def table_text(marks: Marks, ports: Mapping[PortKey, int], detector: Detector, a
         _chain("output", _output(marks)),
         _chain("tracked", _tracked(marks)),
         _chain("own", _OWN),
-        _chain("arrived", f"{_clear(marks)}\ngoto own"),
+        _chain("arrived", f"meta l4proto tcp {_clear(marks)}\ngoto own"),
         _chain("homeward", f"{_set(marks.both)}\nmeta l4proto udp notrack"),
         _chain("sessions", _sessions(marks)),
         _chain("divert", _divert(marks)),
@@ -180,7 +180,7 @@ ip frag-off & 0x3fff != 0 return
 exthdr frag exists return
 goto arriving"""
 
-#: What the engine sends. (Where it arrives on this node, chain ``arrived`` takes the mark away first, lest sockets of
+#: What the engine sends. (Where TCP arrives on this node, chain ``arrived`` takes the mark away first, lest sockets of
 #: backends inherit it by tcp_fwmark_accept.)
 #: No conntrack entry for UDP of our own sockets, except where `_tracked` needs one. An answer in the name of a frontend
 #: to a process of the node looks like that (neither address is a client's own), so the first two rules know it.
@@ -246,10 +246,12 @@ def _sessions(marks: Marks) -> str:
 
     A listening wildcard socket of another program may be transparent as well; what it gets is not ours to say. (A
     connection that is just being set up or was just closed is no full socket: the first rule says nothing of it.)
+    Replies to UDP sockets with the node's own address need no lead, but are not tracked, so the mark is all by which a
+    firewall may know them.
     """
     return f"""socket wildcard 1 return
 socket transparent 1 goto divert
-meta l4proto udp socket mark & {marks.upstream:#010x} == {marks.upstream:#010x} notrack"""
+meta l4proto udp socket mark & {marks.upstream:#010x} == {marks.upstream:#010x} goto divert"""
 
 
 def _divert(marks: Marks) -> str:

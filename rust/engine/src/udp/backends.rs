@@ -23,9 +23,8 @@ use crate::flow::{Serving, Token};
 use crate::timer::Due;
 use crate::worker::Worker;
 
-/// Sessions that end at most, and that are looked at, when no local port is left.
-const PORTS_FREED: usize = 256;
-const PORTS_LOOK: usize = 4096;
+/// Sessions that are looked at when no local port is left.
+const PORTS_LOOK: usize = 16_384;
 /// How long to ask for no port when nobody could make room.
 const NO_PORTS: Duration = Duration::from_millis(20);
 
@@ -37,6 +36,8 @@ enum Attempt {
     Failed(String),
     /// No backend would do.
     Hopeless(Reason),
+    /// This machine has no room for another socket. Not told as an event: it would be one for each client.
+    NoRoom,
 }
 
 impl Worker {
@@ -52,7 +53,7 @@ impl Worker {
             // A refusal may come late, from far away: only tries and the budget bound them.
             fresh.dial.restart(self.now);
             let backend = match fresh.dial.next(&pool, client, self.now, &mut self.rng) {
-                Next::GiveUp(reason) => return self.give_session_up(id, reason),
+                Next::GiveUp(reason) => return self.give_session_up(id, Some(reason)),
                 Next::Try { backend, after, .. } => {
                     fresh.attempt += 1;
                     pool.state.tries.fetch_add(1, Relaxed);
@@ -69,7 +70,8 @@ impl Worker {
             match self.try_backend(id, client, backend) {
                 Attempt::Begun => return true,
                 Attempt::Failed(reason) => self.blame_session(id, &reason),
-                Attempt::Hopeless(reason) => return self.give_session_up(id, reason),
+                Attempt::Hopeless(reason) => return self.give_session_up(id, Some(reason)),
+                Attempt::NoRoom => return self.give_session_up(id, None),
             }
         }
     }
@@ -85,7 +87,8 @@ impl Worker {
                 self.blame_session(id, &reason);
                 self.dial_session(id);
             }
-            Attempt::Hopeless(reason) => drop(self.give_session_up(id, reason)),
+            Attempt::Hopeless(reason) => drop(self.give_session_up(id, Some(reason))),
+            Attempt::NoRoom => drop(self.give_session_up(id, None)),
         }
     }
 
@@ -100,12 +103,12 @@ impl Worker {
         let socket = match opened {
             Ok(socket) => socket,
             Err(ConnectError::NotPermitted) => return Attempt::Hopeless(Reason::NotPermitted),
-            Err(ConnectError::Failed(errno)) if is_local(errno) => return Attempt::Hopeless(Reason::TriesUsed),
+            Err(ConnectError::Failed(errno)) if is_local(errno) => return Attempt::NoRoom,
             Err(ConnectError::Failed(errno)) => return Attempt::Failed(describe(errno)),
         };
         let poll = &self.tools.shared.doors[self.number].poll;
         if poll.add(&socket, Token::Session(id).encode(), Interest::READ).is_err() {
-            return Attempt::Hopeless(Reason::TriesUsed); // at the user's limit of watches
+            return Attempt::NoRoom; // at the user's limit of watches
         }
         if let Some(serving) = &session.serving {
             serving.0.flows.fetch_add(1, Relaxed);
@@ -142,14 +145,15 @@ impl Worker {
         opened
     }
 
-    /// End the oldest sessions that have a port of the source `from`. Many at once, because the kernel's search for a port
-    /// takes a millisecond when few are free.
+    /// End an eighth of the sessions that have a port of the source `from`, the oldest ones. Many at once, because the
+    /// kernel's search for a port takes ever longer the fewer are free, a millisecond in the end.
     fn free_ports(&mut self, id: SessionId, from: Option<IpAddr>) -> bool {
         let olds =
             self.udp.sessions.oldest_where(PORTS_LOOK, |session| session.from == from && session.socket.is_some());
-        let olds: Vec<SessionId> = olds.into_iter().filter(|&old| old != id).take(PORTS_FREED).collect();
-        olds.iter().for_each(|&old| self.finish_session(old, End::Closed));
-        !olds.is_empty()
+        let olds: Vec<SessionId> = olds.into_iter().filter(|&old| old != id).collect();
+        let ended = &olds[..olds.len().div_ceil(8)];
+        ended.iter().for_each(|&old| self.finish_session(old, End::Closed));
+        !ended.is_empty()
     }
 
     /// Send the session's first datagrams to its new backend.
@@ -181,7 +185,7 @@ impl Worker {
         self.dial_session(id);
     }
 
-    /// The session's backend has answered. `retried`: it was not the first one.
+    /// The session's backend has answered: it stays with that.
     pub(super) fn session_answered(&mut self, id: SessionId) {
         let Some(session) = self.udp.sessions.get_mut(id) else { return };
         let Some(fresh) = session.fresh.take() else { return };
@@ -212,26 +216,23 @@ impl Worker {
         }
     }
 
-    /// No backend takes the session: it is over, and so are the datagrams that were held for it.
-    fn give_session_up(&mut self, id: SessionId, reason: Reason) -> bool {
+    /// No backend takes the session (`reason`: why, unless there was no room): it is over, and so are the datagrams that
+    /// were held for it.
+    fn give_session_up(&mut self, id: SessionId, reason: Option<Reason>) -> bool {
         let now = self.now;
         let Some(session) = self.udp.sessions.get_mut(id) else { return false };
         let pool = Arc::clone(&session.counted.pool);
-        let (name, held) = session
-            .fresh
-            .as_mut()
-            .map_or((None, 0), |fresh| (Some(Arc::clone(&fresh.pool.name)), fresh.held.count(now)));
-        let counter = if reason == Reason::NoBackend { &pool.no_backend } else { &pool.failed };
+        let counter = if reason == Some(Reason::NoBackend) { &pool.no_backend } else { &pool.failed };
         counter.fetch_add(1, Relaxed);
-        if reason == Reason::Budget {
-            pool.budget_exhausted.fetch_add(1, Relaxed);
+        pool.budget_exhausted.fetch_add(u64::from(reason == Some(Reason::Budget)), Relaxed);
+        if let Some(mut fresh) = session.fresh.take() {
+            self.shared().bounds.datagrams_dropped.fetch_add(fresh.held.count(now) as u64, Relaxed);
+            if let Some(reason) = reason {
+                self.report_of(&fresh.pool.name, EventKind::NoBackend, None, reason.as_str(), 1);
+            }
         }
-        self.shared().bounds.datagrams_dropped.fetch_add(held as u64, Relaxed);
-        if reason == Reason::NotPermitted {
+        if reason == Some(Reason::NotPermitted) {
             self.report_not_permitted();
-        }
-        if let Some(name) = name {
-            self.report_of(&name, EventKind::NoBackend, None, reason.as_str(), 1);
         }
         self.finish_session(id, End::NoBackend);
         false

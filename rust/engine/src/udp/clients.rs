@@ -9,8 +9,9 @@ use spliceway_core::session::End;
 use spliceway_io::udp::{Arrival, Outgoing, ReceiveBatch};
 
 use super::BATCH;
+use super::key::Key;
 use super::session::{Counted, Fresh, Session, Via};
-use super::table::{Key, SessionId};
+use super::table::SessionId;
 use crate::listener::{Datagrams, Serves};
 use crate::routes::{Target, Transport};
 use crate::worker::Worker;

@@ -18,6 +18,8 @@ use crate::worker::Worker;
 
 /// Datagrams of one session that are read in one go at most.
 const BURST: usize = 16;
+/// The same while a session has never had two at once: most have one answer.
+const FEW: usize = 2;
 /// After so many reads that found several datagrams, the kernel is asked to join them.
 const BUSY: u8 = 4;
 /// Reply sockets of one worker at most; the one that was idle longest makes room.
@@ -139,7 +141,9 @@ impl Worker {
             Via::Listener { number, any } => (Way::Listener(number), any.then_some(key.dialled)),
             Via::Diverted(_) => (Way::Reply(key.dialled), None),
         };
-        if self.udp.outbox.way != Some(way) || self.udp.outbox.used + BURST > BATCH {
+        let busy = self.udp.sessions.get(id).is_some_and(|session| session.busy > 0);
+        let burst = if busy { BURST } else { FEW };
+        if self.udp.outbox.way != Some(way) || self.udp.outbox.used + burst > BATCH {
             self.send_answers();
             self.udp.outbox.way = Some(way);
         }
@@ -148,7 +152,7 @@ impl Worker {
         let Some(session) = self.udp.sessions.get_mut(id) else { return Ok(0) };
         let Some(socket) = session.socket.as_ref() else { return Ok(0) };
         let batch = outbox.batch.get_or_insert_with(|| Box::new(ReceiveBatch::new(BATCH)));
-        let count = batch.receive(socket, first, BURST)?;
+        let count = batch.receive(socket, first, burst)?;
         outbox.used += count;
         if count > 1 && session.busy < BUSY {
             session.busy += 1;
@@ -163,11 +167,14 @@ impl Worker {
             let peer = batch.peer(slot);
             peer.map(|peer| (peer.ip(), peer.port())) == address.map(|address| (address.ip(), address.port()))
         });
-        let mut bytes = 0;
+        let (before, mut bytes) = (outbox.answers.len(), 0);
         outbox.answers.extend(answers.map(|slot| {
             bytes += batch.bytes(slot).len() as u64;
             Answer { slot, to: key.client, from }
         }));
+        if outbox.answers.len() == before {
+            return Ok(count);
+        }
         session.counted.pool.bytes_out.fetch_add(bytes, Relaxed);
         let _ = backend.map(|backend| backend.bytes_out.fetch_add(bytes, Relaxed));
         self.udp.sessions.touch(id, self.now, true);
@@ -218,7 +225,7 @@ impl Worker {
         }
     }
 
-    /// Close what the worker has of descriptors for UDP. With `fork`, those that a child holds are not watched any more.
+    /// Close the sockets of all sessions, without counting.
     pub(crate) fn forget_sessions(&mut self) {
         for session in self.udp.sessions.drain() {
             if let Some(socket) = session.socket

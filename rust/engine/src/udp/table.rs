@@ -2,65 +2,14 @@
 //! is an argument. Every call takes constant time, but for those that tell many sessions.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use slab::Slab;
-use spliceway_core::hash::mix;
+
+use super::key::{Key, Keyed};
 
 /// No entry.
 const NONE: u32 = u32::MAX;
-
-/// What tells sessions apart. Both addresses as the kernel gives them, v4-mapped ones too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) client: SocketAddr,
-    /// The address that the client dialled.
-    pub(crate) dialled: SocketAddr,
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        for address in [self.client, self.dialled] {
-            let port = u64::from(address.port());
-            match address.ip() {
-                IpAddr::V4(ip) => state.write_u64(u64::from(ip.to_bits()) << 16 | port),
-                IpAddr::V6(ip) => {
-                    state.write_u64((ip.to_bits() >> 64) as u64);
-                    state.write_u64(ip.to_bits() as u64);
-                    state.write_u64(port);
-                }
-            }
-        }
-    }
-}
-
-/// Hashes keys under a secret, so that clients cannot choose addresses that collide.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Keyed(u64);
-
-impl BuildHasher for Keyed {
-    type Hasher = Self;
-
-    fn build_hasher(&self) -> Self {
-        *self
-    }
-}
-
-impl Hasher for Keyed {
-    fn write_u64(&mut self, word: u64) {
-        self.0 = mix(self.0, word);
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// Names a session of one worker. The serial tells it from an earlier one in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +65,7 @@ impl<T> Sessions<T> {
     pub(crate) fn new(unanswered: Duration, answered: Duration, secret: u64) -> Self {
         Self {
             entries: Slab::new(),
-            by_key: HashMap::with_hasher(Keyed(secret)),
+            by_key: HashMap::with_hasher(Keyed::new(secret)),
             ages: [unanswered, answered].map(|idle| Ages { oldest: NONE, newest: NONE, idle }),
             by_slot: HashMap::new(),
             serial: 0,
@@ -195,18 +144,23 @@ impl<T> Sessions<T> {
         oldest.min_by_key(|&index| self.entries[index as usize].used).map(|index| self.id(index))
     }
 
-    /// Of the `look` sessions of each list that were idle longest, those that are wanted.
+    /// Of the `look` sessions that were idle longest, those that are wanted, the oldest first.
     pub(crate) fn oldest_where(&self, look: usize, wanted: impl Fn(&T) -> bool) -> Vec<SessionId> {
+        let mut next = self.ages.map(|ages| ages.oldest);
         let mut found = Vec::new();
-        for ages in &self.ages {
-            let mut index = ages.oldest;
-            for _ in 0..look {
-                let Some(entry) = self.entries.get(index as usize) else { break };
-                if wanted(&entry.value) {
-                    found.push(self.id(index));
-                }
-                index = entry.age.after;
+        for _ in 0..look {
+            let entry = |index: &u32| self.entries.get(*index as usize);
+            let Some(list) = (0..next.len())
+                .filter(|&list| next[list] != NONE)
+                .min_by_key(|&list| entry(&next[list]).map(|entry| entry.used))
+            else {
+                break;
+            };
+            let Some(oldest) = entry(&next[list]) else { break };
+            if wanted(&oldest.value) {
+                found.push(self.id(next[list]));
             }
+            next[list] = oldest.age.after;
         }
         found
     }

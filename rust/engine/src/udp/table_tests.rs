@@ -136,13 +136,9 @@ impl Pair {
         }
         let oldest = self.table.oldest().map(|id| self.table.used(id).unwrap());
         assert_eq!(oldest, self.model.first().map(|known| known.used));
-        let odd = self.table.oldest_where(3, |key| key % 2 == 1);
-        let mut wanted = Vec::new();
-        for answered in [false, true] {
-            let list = self.model.iter().filter(|known| known.answered == answered).take(3);
-            wanted.extend(list.map(|known| known.key).filter(|key| key % 2 == 1));
-        }
-        assert_eq!(odd.into_iter().map(|id| self.table.get(id).copied().unwrap()).collect::<Vec<_>>(), wanted);
+        let odd = self.table.oldest_where(3, |key| key % 2 == 1).into_iter();
+        let wanted = self.model.iter().take(3).map(|known| known.key).filter(|key| key % 2 == 1);
+        assert!(odd.map(|id| self.table.get(id).copied().unwrap()).eq(wanted));
         let slots = self.model.iter().map(|known| known.slot).collect::<std::collections::BTreeSet<_>>();
         assert_eq!(self.table.by_slot.len(), slots.len(), "an empty slot is forgotten");
     }
@@ -187,15 +183,4 @@ fn a_second_session_of_a_key_replaces_the_first() {
     assert_eq!(table.iter().map(|(_, &value)| value).collect::<String>(), "c");
     table.touch(first, Duration::from_secs(1), true); // nobody: nothing happens
     assert_eq!(table.used(second), Some(Duration::ZERO));
-}
-
-/// Clients that hash alike would make every datagram slow; the secret must reach every part of the key.
-#[test]
-fn keys_spread_under_every_secret() {
-    for secret in [0, 1, u64::MAX] {
-        let hashes: std::collections::HashSet<u64> =
-            (0..12).map(|number| Keyed(secret).hash_one(key(number))).collect();
-        assert_eq!(hashes.len(), 12);
-    }
-    assert_ne!(Keyed(1).hash_one(key(0)), Keyed(2).hash_one(key(0)));
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from spliceway.endpoints import Location, PortEndpoints, is_fallback
 from spliceway.model import (
     ANY_CLIENT,
     NO_CLIENT,
@@ -18,6 +17,7 @@ from spliceway.model import (
     Service,
     SliceEndpoint,
 )
+from spliceway.plan.endpoints import Location, PortEndpoints, is_fallback
 
 
 class Place(NamedTuple):

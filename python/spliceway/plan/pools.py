@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from spliceway.endpoints import NO_ENDPOINTS, Location, PortEndpoints, merge_endpoints
-from spliceway.frontends import IPV4, IPV6
 from spliceway.model import (
     Address,
     Affinity,
@@ -21,9 +19,11 @@ from spliceway.model import (
     Service,
     ServicePortSpec,
 )
-from spliceway.policy import Place, Policies, endpoint_sets, policies_of, serving_set, verdict
+from spliceway.plan.endpoints import NO_ENDPOINTS, Location, PortEndpoints, merge_endpoints
+from spliceway.plan.frontends import IPV4, IPV6
+from spliceway.plan.policy import Place, Policies, endpoint_sets, policies_of, serving_set, verdict
+from spliceway.plan.tuning import Tuning, read_weight
 from spliceway.store import ServiceView
-from spliceway.tuning import Tuning, read_weight
 
 #: backends of a pool that health has set aside, by the pool's name
 Unhealthy = Callable[[str], Collection[Address]]

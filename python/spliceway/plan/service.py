@@ -1,7 +1,7 @@
 """Compiles one Service into pools and frontends. Pure: no I/O, no clock.
 
 A Service is planned from its view alone, so that a change costs the same with ten Services and with ten thousand.
-What concerns several Services at once (two claimants of one address, loops) is settled by `spliceway.claims`.
+What concerns several Services at once (two claimants of one address, loops) is settled by `spliceway.plan.claims`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from spliceway.frontends import IPV4, IPV6, FamilyAddresses, Scope, addresses_of, family_of, usable_ips, warnings_of
-from spliceway.listens import missing_service, port_of_listen
 from spliceway.model import (
     NO_CLIENT,
     Address,
@@ -32,11 +30,22 @@ from spliceway.model import (
     ServicePlan,
     ServicePortSpec,
 )
-from spliceway.policy import Place, external_keeps, internal_keeps
-from spliceway.pools import ServicePools, Unhealthy
+from spliceway.plan.frontends import (
+    IPV4,
+    IPV6,
+    FamilyAddresses,
+    Scope,
+    addresses_of,
+    family_of,
+    usable_ips,
+    warnings_of,
+)
+from spliceway.plan.listens import missing_service, port_of_listen
+from spliceway.plan.policy import Place, external_keeps, internal_keeps
+from spliceway.plan.pools import ServicePools, Unhealthy
+from spliceway.plan.tuning import Tuning, read_tuning
 from spliceway.settings import CaptureMode, DetectLocal, Listen, Settings
 from spliceway.store import ServiceView
-from spliceway.tuning import Tuning, read_tuning
 
 _BOTH_FAMILIES = frozenset({IPV4, IPV6})
 

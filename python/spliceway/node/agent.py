@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from spliceway.announce import Announcer
 from spliceway.engine import TrioEngine
 from spliceway.errors import NodeError
-from spliceway.filelimit import fit_to_files, raise_file_limit
 from spliceway.groups import clear_error
-from spliceway.healthhosts import HealthHosts
 from spliceway.model import ObjectKey
-from spliceway.nodewatch import watch_node
+from spliceway.node.announce import Announcer
+from spliceway.node.filelimit import fit_to_files, raise_file_limit
+from spliceway.node.healthhosts import HealthHosts
+from spliceway.node.problemlog import report_problems
+from spliceway.node.sysctls import apply_sysctls
+from spliceway.node.watch import watch_node
 from spliceway.observe.admin import AdminContext, serve_admin
 from spliceway.observe.healthnodeport import HealthNodePorts
 from spliceway.observe.proxyhealth import ProxyHealth
 from spliceway.observe.readings import AgentReadings, CaptureReading
 from spliceway.pipeline import Pipeline
-from spliceway.problemlog import report_problems
 from spliceway.settings import CaptureMode, DetectLocal, Settings
 from spliceway.source import open_source
-from spliceway.sysctls import apply_sysctls
 
 if TYPE_CHECKING:
     from spliceway.capture.tproxy import TproxyCapture
@@ -91,7 +91,7 @@ def _start_observers(
 ) -> None:
     """Start what looks at the pipeline and tells of it."""
     name = settings.node.name
-    health = ProxyHealth(pipeline, on_node=name is not None)
+    health = ProxyHealth(pipeline, on_node=name is not None, holds=lambda: rules is None or _holds(rules))
     ports = HealthNodePorts(
         pipeline,
         lambda: health.serving,
@@ -153,6 +153,11 @@ def _open_rules(settings: Settings, engine: TrioEngine) -> TproxyCapture | None:
     if capture.detect_local is DetectLocal.CLUSTER_CIDR and not capture.cluster_cidrs:
         log.warning("without --cluster-cidr no client counts as a Pod: all of them are treated as from outside (M-01)")
     return TproxyCapture(capture, engine.counters(all_pools=False).workers)
+
+
+def _holds(rules: TproxyCapture) -> bool:
+    """The kernel has taken the last change of the packet rules."""
+    return all(problem.warning for problem in rules.problems())
 
 
 def _capture_reading(rules: TproxyCapture | None) -> CaptureReading | None:
