@@ -25,11 +25,12 @@ from spliceway.inputs import (
     balance_of,
     health_of,
     name_of,
+    protocol_of,
     retry_of,
     seconds_of,
     service_of,
 )
-from spliceway.model import Address, Balance, HealthCheck, ObjectKey, Problem, RetryPolicy
+from spliceway.model import Address, Balance, FrontendKey, HealthCheck, ObjectKey, Problem, Protocol, RetryPolicy
 from spliceway.pipeline import Pipeline
 from spliceway.plan.service import EmbeddedPool
 from spliceway.served import Served, ServedPool, ServedService
@@ -85,7 +86,7 @@ class LoadBalancer:
         #: of the pools that are served
         self._names: set[str] = set()
         #: whose each address is, also while it is closed because a Service has no usable endpoint
-        self._holders: dict[Address, Served] = {}
+        self._holders: dict[FrontendKey, Served] = {}
 
     async def __aenter__(self) -> LoadBalancer:
         if self._engine is not None:
@@ -152,6 +153,7 @@ class LoadBalancer:
         retry: RetryPolicy | Mapping[str, Any] | None = None,
         name: str | None = None,
         drain: float | None = None,
+        protocol: str = "tcp",
     ) -> ServedPool:
         """Serve ``backends`` behind ``address`` and return when the address accepts clients.
 
@@ -165,34 +167,37 @@ class LoadBalancer:
             retry: when and how often another backend is tried.
             name: of the pool, in statistics and events; the address when None.
             drain: seconds that flows to a removed backend may still run; None: until they end.
+            protocol: ``"tcp"`` or ``"udp"``.
 
         Raises:
             SettingsError: an argument is not usable.
             FrontendError: the address cannot be opened.
         """
+        transport = protocol_of(protocol)
         wanted = address_of(address, "address", lowest_port=0)
         drain = None if drain is None else seconds_of(drain, "drain")
-        spec = EmbeddedPool("", wanted, backends_of(backends), balance_of(balance), retry_of(retry), drain)
+        spec = EmbeddedPool("", wanted, backends_of(backends), balance_of(balance), retry_of(retry), drain, transport)
         name, check = name_of(name), health_of(health)
         if check:
             validate_check(check)
-        real = self._reserve(wanted)
-        spec = msgspec.structs.replace(spec, name=name or str(real), address=real)
+        real = self._reserve(wanted, transport)
+        key = FrontendKey(real, transport)
+        spec = msgspec.structs.replace(spec, name=name or str(key).replace("/", "-"), address=real)
         if "/" in spec.name or spec.name in self._names:
-            self._capture.release(real)
+            self._capture.release(key)
             raise SettingsError(f"name: {spec.name!r} is taken, or holds a slash, which only Services have")
         self._names.add(spec.name)
         served = ServedPool(self, real, spec)
-        self._holders[real] = served
+        self._holders[key] = served
         try:
             await self.pipeline.embed(spec.name, spec, check)
-            self._require_pool(spec, real)
-            self._require_open(real)
+            self._require_pool(spec, key)
+            self._require_open(key)
         except BaseException:
             await _undo(served)
             raise
         finally:
-            self._capture.release(real)
+            self._capture.release(key)
         return served
 
     async def serve_service(self, address: AddressLike, service: str) -> ServedService:
@@ -202,7 +207,7 @@ class LoadBalancer:
 
         Args:
             address: as for `serve`.
-            service: ``"namespace/service"``, or ``"namespace/service:port-name"`` when it has several TCP ports.
+            service: ``"namespace/service"``, or ``"namespace/service:port-name"`` when it has several ports.
 
         Raises:
             SettingsError: an argument is not usable, or the LoadBalancer has no source.
@@ -213,12 +218,12 @@ class LoadBalancer:
         wanted = address_of(address, "address", lowest_port=0)
         namespace, name, port = service_of(service)
         await self.pipeline.wait_ready()
-        real = self._reserve(wanted)
+        real = self._reserve(wanted, Protocol.TCP)
         served = ServedService(self, Listen(real, namespace, name, port))
-        self._holders[real] = served
+        self._holders[FrontendKey(real, Protocol.TCP)] = served
         try:
             await self.pipeline.listen(served.listen)
-            self._require_open(real)
+            self._require_open(served.key)
         except BaseException:
             await _undo(served)
             raise
@@ -233,40 +238,41 @@ class LoadBalancer:
     async def unlisten(self, served: ServedService) -> None:
         """Take a Service from behind an address; used by handles."""
         await self.pipeline.listen(served.listen, wanted=False)
-        self._capture.release(served.address)
+        self._capture.release(FrontendKey(served.address, Protocol.TCP))
         self.release(served)
 
     def release(self, served: Served) -> None:
         """Let others have the address; used by handles. Does nothing when somebody else has it already."""
-        if self._holders.get(served.address) is served:
-            del self._holders[served.address]
+        held = [key for key, holder in self._holders.items() if holder is served]
+        for key in held:
+            del self._holders[key]
 
-    def _reserve(self, address: Address) -> Address:
+    def _reserve(self, address: Address, protocol: Protocol) -> Address:
         try:
-            while address not in self._holders:
-                real = self._capture.reserve(address)
+            while FrontendKey(address, protocol) not in self._holders:
+                real = self._capture.reserve(address, protocol)
                 # The kernel may hand out a port that a Service without usable endpoints only has closed.
-                if real not in self._holders:
+                if FrontendKey(real, protocol) not in self._holders:
                     return real
         except FrontendError as error:
             raise FrontendError(f"{address}: {error}") from None
         raise FrontendError(f"{address}: this LoadBalancer serves it already; close that first or use another port")
 
-    def _require_pool(self, spec: EmbeddedPool, address: Address) -> None:
+    def _require_pool(self, spec: EmbeddedPool, key: FrontendKey) -> None:
         """Raise when the engine refused the pool, or the address belongs to something else."""
         if problem := self.pipeline.pool_problem(spec.name):
             raise SettingsError(f"pool {spec.name} {problem.message}")
-        state = self.pipeline.frontend_at(address)
+        state = self.pipeline.frontend(key)
         if state is None or state.frontend.pool != spec.name:
             plan = self.pipeline.plan(ObjectKey("", spec.name))
             reasons = "; ".join(problem.message for problem in plan.problems) if plan else ""
-            raise FrontendError(f"{address}: {reasons or 'is not served'}")
+            raise FrontendError(f"{key}: {reasons or 'is not served'}")
 
-    def _require_open(self, address: Address) -> None:
-        """Raise when ``address`` is wanted and could not be opened."""
-        state = self.pipeline.frontend_at(address)
+    def _require_open(self, key: FrontendKey) -> None:
+        """Raise when ``key`` is wanted and could not be opened."""
+        state = self.pipeline.frontend(key)
         if state is not None and state.state == FAILED:
-            raise FrontendError(f"{address}: {state.message}")
+            raise FrontendError(f"{key}: {state.message}")
 
 
 async def _undo(served: ServedPool | ServedService) -> None:

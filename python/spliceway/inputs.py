@@ -13,7 +13,7 @@ from typing import Any, TypeGuard, TypeVar, cast
 import msgspec
 
 from spliceway.errors import SettingsError
-from spliceway.model import Address, Backend, Balance, HealthCheck, RetryPolicy
+from spliceway.model import Address, Backend, Balance, HealthCheck, Protocol, RetryPolicy
 
 #: ``"10.0.0.1:80"``, ``("10.0.0.1", 80)``, ``("10.0.0.1", 80, 3)`` (with a weight), or a `Backend`
 BackendLike = str | tuple[str, int] | tuple[str, int, int] | Backend
@@ -60,6 +60,14 @@ def balance_of(value: str) -> Balance:
         return Balance(value)
     except ValueError:
         raise SettingsError(f"balance: {value!r} is not one of {', '.join(Balance)}") from None
+
+
+def protocol_of(value: str) -> Protocol:
+    """``tcp`` or ``udp``."""
+    found = {"tcp": Protocol.TCP, "udp": Protocol.UDP}.get(value)
+    if found is None:
+        raise SettingsError(f"protocol: {value!r} is neither tcp nor udp")
+    return found
 
 
 def health_of(value: HealthCheck | Mapping[str, Any] | None) -> HealthCheck | None:

@@ -11,7 +11,7 @@ import trio
 
 from spliceway.errors import EngineError, SettingsError
 from spliceway.inputs import BackendLike, backends_of, seconds_of
-from spliceway.model import Address
+from spliceway.model import Address, FrontendKey, Protocol
 from spliceway.plan.service import EmbeddedPool
 from spliceway.settings import Listen
 
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 class Served:
     """An address that is served. ``address`` tells the real port when 0 was asked for."""
 
-    def __init__(self, balancer: LoadBalancer, address: Address) -> None:
+    def __init__(self, balancer: LoadBalancer, address: Address, protocol: Protocol = Protocol.TCP) -> None:
         self._balancer = balancer
         self._closed = False
         self.address = address
+        self._key = FrontendKey(address, protocol)
+
+    @property
+    def key(self) -> FrontendKey:
+        """What clients dial."""
+        return self._key
 
     @property
     def pool(self) -> str:
@@ -36,7 +42,7 @@ class Served:
             EngineError: the address is not served (any more, or because its Service does not exist).
         """
         # What serves the address after this handle was closed is somebody else's.
-        state = None if self._closed else self._balancer.pipeline.frontend_at(self.address)
+        state = None if self._closed else self._balancer.pipeline.frontend(self.key)
         if state is None:
             raise EngineError(f"{self.address} is not served at present")
         return state.frontend.pool
@@ -61,7 +67,7 @@ class ServedPool(Served):
     """A pool of backends that this program gave."""
 
     def __init__(self, balancer: LoadBalancer, address: Address, spec: EmbeddedPool) -> None:
-        super().__init__(balancer, address)
+        super().__init__(balancer, address, spec.protocol)
         self._spec = spec
 
     @property
@@ -122,6 +128,12 @@ class ServedService(Served):
     def __init__(self, balancer: LoadBalancer, listen: Listen) -> None:
         super().__init__(balancer, listen.address)
         self.listen = listen
+
+    @property
+    def key(self) -> FrontendKey:
+        """What clients dial; the Service says by which protocol."""
+        state = self._balancer.pipeline.frontend_at(self.address)
+        return state.frontend.key if state else self._key
 
     async def close(self) -> None:
         """Close the address; running flows go on. A second call does nothing."""

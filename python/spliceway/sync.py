@@ -22,10 +22,11 @@ from spliceway.inputs import (
     balance_of,
     count_of,
     name_of,
+    protocol_of,
     retry_of,
     seconds_of,
 )
-from spliceway.model import Address, Backend, Balance, PoolSpec, Protocol, RetryPolicy
+from spliceway.model import Address, Backend, Balance, FrontendKey, PoolSpec, Protocol, RetryPolicy
 from spliceway.plan.claims import is_loopback, wildcards_of
 from spliceway.settings import EngineSettings
 
@@ -85,6 +86,7 @@ class Engine:
         retry: RetryPolicy | Mapping[str, Any] | None = None,
         name: str | None = None,
         drain: float | None = None,
+        protocol: str = "tcp",
     ) -> EngineService:
         """Serve ``backends`` behind ``address``; arguments as for `LoadBalancer.serve`.
 
@@ -95,12 +97,14 @@ class Engine:
         wanted = address_of(address, "address", lowest_port=0)
         members, choice, policy = backends_of(backends), balance_of(balance), retry_of(retry)
         name, drain = name_of(name), None if drain is None else seconds_of(drain, "drain")
+        transport = protocol_of(protocol)
         try:
-            real = self._capture.reserve(wanted)
+            key = FrontendKey(self._capture.reserve(wanted, transport), transport)
             try:
-                return self._listen(real, PoolSpec(name or str(real), members, choice, policy, drain))
+                name = name or str(key).replace("/", "-")
+                return self._listen(key.address, PoolSpec(name, members, choice, policy, drain, transport))
             finally:
-                self._capture.release(real)
+                self._capture.release(key)
         except FrontendError as error:
             raise FrontendError(f"{wanted}: {error}") from None
 
@@ -109,7 +113,7 @@ class Engine:
         members = backends_of(backends)
         with self._lock:
             service = self._live(pool)
-            self._refuse_loops(members, service.address)
+            self._refuse_loops(members, service.address, service.spec.protocol)
             spec = msgspec.structs.replace(service.spec, backends=members)
             self._apply(spec)
             service.spec = spec
@@ -169,10 +173,10 @@ class Engine:
         with self._lock:
             if spec.name in self._services:
                 raise SettingsError(f"name: a pool named {spec.name!r} is served already")
-            self._refuse_loops(spec.backends, address)
+            self._refuse_loops(spec.backends, address, spec.protocol)
             self._apply(spec)
             try:
-                fd = self._capture.open(address, Protocol.TCP)
+                fd = self._capture.open(address, spec.protocol)
                 service = EngineService(self, address, spec, self._calls.add_listener(fd, spec.name))
             except OSError as error:
                 self._forget(spec.name)
@@ -182,9 +186,10 @@ class Engine:
             self._services[spec.name] = service
             return service
 
-    def _refuse_loops(self, backends: tuple[Backend, ...], address: Address) -> None:
+    def _refuse_loops(self, backends: tuple[Backend, ...], address: Address, protocol: Protocol) -> None:
         """Raise when a flow would come back to this engine, which would use up all file descriptors."""
-        ours = {address, *(service.address for service in self._services.values())}
+        others = (service for service in self._services.values() if service.spec.protocol is protocol)
+        ours = {address, *(service.address for service in others)}
         for number, backend in enumerate(backends):
             dialled = backend.address
             covered = not ours.isdisjoint(wildcards_of(dialled))

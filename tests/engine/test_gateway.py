@@ -421,3 +421,26 @@ async def test_subscribers_that_went_are_forgotten() -> None:
     for _ in range(100):
         fan.subscribe("quiet").close()
     assert fan.subscribers <= 1
+
+
+async def test_a_udp_pool_is_served_beside_a_tcp_pool_on_the_same_port() -> None:
+    """A gateway for DNS needs both; without it a Python program would have to relay datagrams itself."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as backend,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        backend.bind(("127.0.0.1", 0))
+        backend.settimeout(10)
+        client.settimeout(10)
+        async with LoadBalancer() as lb:
+            udp = await lb.serve("127.9.8.7:0", [backend.getsockname()], protocol="udp")
+            tcp = await lb.serve(udp.address, ["127.0.0.1:1"])
+            assert (udp.address, udp.pool != tcp.pool) == (tcp.address, True)
+            client.sendto(b"ping", udp.address)
+            question, peer = await trio.to_thread.run_sync(backend.recvfrom, 100)
+            backend.sendto(question.upper(), peer)
+            assert await trio.to_thread.run_sync(client.recv, 100) == b"PING"
+            assert (udp.statistics().flows, tcp.statistics().flows) == (1, 0)
+            await udp.close()
+            with pytest.raises(SettingsError, match="protocol: 'icmp' is neither tcp nor udp"):
+                await lb.serve("127.0.0.1:0", [], protocol="icmp")

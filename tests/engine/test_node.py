@@ -15,9 +15,9 @@ import msgspec
 import pytest
 import trio
 
-from spliceway.node import filelimit, problemlog
 from spliceway.errors import SourceError
 from spliceway.model import Address, Problem
+from spliceway.node import filelimit, problemlog
 from spliceway.node.agent import run_agent
 from spliceway.node.filelimit import fit_to_files
 from spliceway.pipeline import Pipeline

@@ -120,8 +120,10 @@ def hold(*expectations: Expectation, patience: float = PATIENCE) -> None:
 
 def stays(*expectations: Expectation, times: int = 3) -> None:
     """All of them hold now, and again: what was right does not go wrong."""
-    patient = [each._replace(probe=msgspec.structs.replace(each.probe, timeout=3 * TIMEOUT))
-               if not each.silent else each for each in expectations]  # fmt: skip
+    patient = [
+        each._replace(probe=msgspec.structs.replace(each.probe, timeout=3 * TIMEOUT)) if not each.silent else each
+        for each in expectations
+    ]
     for _ in range(times):
         wrong = faults(*patient)
         assert not wrong, "\n".join(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ DRAWS = 11
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
 
 
-def _sticky(seconds: int) -> dict[str, object]:
+def _sticky(seconds: int) -> dict[str, Any]:
     return {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}}
 
 

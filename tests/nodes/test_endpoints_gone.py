@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
+import itertools
 
 import pytest
 
@@ -12,35 +11,9 @@ from support.probes import Probe
 
 from .expect import REFUSALS, Expectation, hold, refused, served
 from .services import Services, Target, tcp, unready
+from .traffic import Traffic
 
 pytestmark = [pytest.mark.nodes]
-
-
-class Connecting:
-    """Clients that try again and again, and remember everything that they saw."""
-
-    def __init__(self, clients: list[Host], targets: list[Target]) -> None:
-        self.seen: Counter[str] = Counter()
-        self._clients = clients
-        self._probes = [Probe(*target, 5, 5, timeout=0.3) for target in targets]
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(client,), daemon=True) for client in clients]
-
-    def __enter__(self) -> Connecting:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, client: Host) -> None:
-        while not self._ended.is_set():
-            for seen in client.namespace.probe(self._probes):
-                self.seen.update(refused=seen.refused, dropped=seen.dropped, served=sum(seen.answers.values()))
-                self.seen.update({fault: count for fault, count in seen.faults.items()})
 
 
 def _all_refused(clients: list[Host], targets: list[Target]) -> list[Expectation]:
@@ -57,15 +30,15 @@ def test_should_be_rejected_when_no_endpoints_exist(services: Services, rig: Rig
     targets = [service.cluster(port) for port in ("tcp", "udp")]
     targets += [service.node_port(node, port) for node in rig.nodes for port in ("tcp", "udp")]
     clients: list[Host] = [rig.node(1).pod(1), rig.node(2).pod(1), rig.node(1)]
-    with Connecting(clients, targets) as connecting:
+    with Traffic(itertools.product(clients, targets), 0.3) as traffic:
         hold(*_all_refused(clients, targets))
         service.endpoints()
         hold(*_all_refused(clients, targets))
         service.endpoints(unready(rig.node(1).pod(2)))
         hold(*_all_refused(clients, targets))
-    assert connecting.seen["refused"] >= len(targets) * REFUSALS
-    assert connecting.seen["served"] == 0
-    assert set(+connecting.seen) <= {"refused", "dropped"}, connecting.seen
+    assert traffic.seen["refused"] >= len(targets) * REFUSALS
+    assert traffic.seen["served"] == 0
+    assert set(+traffic.seen) <= {"refused", "dropped"}, traffic.seen
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -91,10 +64,10 @@ def test_endpoints_that_come_and_go_never_show_a_wrong_answer(services: Services
     service = services.create("flapping", tcp())
     targets = [service.cluster("tcp", family) for family in (4, 6)]
     hold(*_all_refused(clients, targets))
-    with Connecting(clients, targets) as connecting:
+    with Traffic(itertools.product(clients, targets), 0.3) as traffic:
         for _ in range(25):
             service.endpoints(backend)
             service.endpoints()
         service.endpoints(backend)
         hold(*(served(client, target, backend) for client in clients for target in targets))
-    assert set(+connecting.seen) <= {"refused", "served"}, connecting.seen
+    assert set(+traffic.seen) <= {"refused", "served"}, traffic.seen

@@ -21,8 +21,13 @@ def test_should_support_external_traffic_policy_local_for_type_node_port(service
     service = services.create("external-local-nodes", type="NodePort", externalTrafficPolicy="Local")
     service.endpoints(backend)
     targets = [service.node_port(rig.node(1), port, family) for port in BOTH for family in (4, 6)]
-    hold(*(served(client, target, backend, source=client) for client in (rig.external, rig.node(2))
-           for target in targets))  # fmt: skip
+    hold(
+        *(
+            served(client, target, backend, source=client)
+            for client in (rig.external, rig.node(2))
+            for target in targets
+        )
+    )
 
 
 def test_should_implement_node_port_and_health_check_node_port_correctly_when_external_traffic_policy_changes(
@@ -50,8 +55,13 @@ def test_should_implement_node_port_and_health_check_node_port_correctly_when_ex
     local()
     service.change(externalTrafficPolicy="Cluster")
     _wait_health(rig, health, (0, 0, 0))
-    hold(*(served(rig.external, service.node_port(node, port), backend, source=node) for node in rig.nodes
-           for port in BOTH))  # fmt: skip
+    hold(
+        *(
+            served(rig.external, service.node_port(node, port), backend, source=node)
+            for node in rig.nodes
+            for port in BOTH
+        )
+    )
     service.change(externalTrafficPolicy="Local", healthCheckNodePort=health)
     local()
     service.endpoints(rig.node(3).pod(1))
@@ -148,7 +158,9 @@ def test_a_load_balancer_in_mode_proxy_is_left_alone(services: Services, rig: Ri
     service = services.create("lb-proxy-mode", type="LoadBalancer")
     service.endpoints(rig.node(1).pod(1))
     ingress = [{"ip": ip, "ipMode": "Proxy"} for ip in OUTSIDE]
-    services.api.patch("Service", service.name, {"status": {"loadBalancer": {"ingress": ingress}}}, subresource="status")
+    services.api.patch(
+        "Service", service.name, {"status": {"loadBalancer": {"ingress": ingress}}}, subresource="status"
+    )
     hold(served(rig.node(1).pod(2), service.cluster(), rig.node(1).pod(1)))
     clients: tuple[Host | Node, ...] = (rig.node(1).pod(2), rig.node(1))
     hold(*(served(client, service.vip(vip), "outside") for client in clients for vip in OUTSIDE))

@@ -80,8 +80,13 @@ def test_should_update_node_port(services: Services, rig: Rig, family: int) -> N
     hold(*(served(rig.external, target, *_pods(rig)) for target in node_ports))
     ports = [{**port, "nodePort": None} for port in service.body["spec"]["ports"]]
     service.change(type="ClusterIP", ports=ports)
-    hold(*(refused(client, target) for client in (rig.external, rig.node(1), rig.node(1).pod(2))
-           for target in node_ports))  # fmt: skip
+    hold(
+        *(
+            refused(client, target)
+            for client in (rig.external, rig.node(1), rig.node(1).pod(2))
+            for target in node_ports
+        )
+    )
     hold(*(served(rig.node(1).pod(2), service.cluster(port, family), *_pods(rig)) for port in BOTH))
 
 
@@ -89,8 +94,14 @@ def test_should_handle_large_requests(services: Services, rig: Rig, family: int)
     """Datagrams above the network's packet size, as DNS and QUIC know them, would be cut or lost (C-09)."""
     targets = _targets(_service(services, rig), rig, family)
     clients = (rig.node(1).pod(2), rig.node(1), rig.external)
-    hold(*(served(client, target, *_pods(rig), payload=LARGE) for client in clients for target in targets
-           if client is not rig.external or target.port != 80))  # fmt: skip
+    hold(
+        *(
+            served(client, target, *_pods(rig), payload=LARGE)
+            for client in clients
+            for target in targets
+            if client is not rig.external or target.port != 80
+        )
+    )
 
 
 def test_should_function_for_service_endpoints_using_host_network(services: Services, rig: Rig, family: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.api import Api
 from spliceway.capture.tproxy.routing import PROTOCOL
-from support.nodes import Host, Node, Rig
+from support.nodes import Host, Rig
 from support.rig import wait_until
 
 from .agents import HEALTHZ_PORT, METRICS_PORT
@@ -52,8 +52,11 @@ def test_should_recreate_its_rules_if_they_are_deleted(services: Services, rig: 
     node, backend = rig.node(1), rig.node(2).pod(1)
     service = services.create("restore-rules", type="NodePort")
     service.endpoints(backend)
-    sentences = [served(client, target, backend) for client in (node.pod(1), node)
-                 for target in (service.cluster(), service.cluster("udp"))]  # fmt: skip
+    sentences = [
+        served(client, target, backend)
+        for client in (node.pod(1), node)
+        for target in (service.cluster(), service.cluster("udp"))
+    ]
     sentences += [served(rig.external, service.node_port(node, port), backend) for port in ("tcp", "udp")]
     hold(*sentences)
     with connect(node.pod(1), service.cluster()) as standing:
@@ -160,7 +163,7 @@ def _sent(client: Host, target: Target, volume: int) -> int:
             for _ in range(volume // len(piece)):
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
-            return int(connection.recv(64) or 0)
+            return int(connection.recv(64).decode() or 0)
     except ConnectionError:
         return 0
 
@@ -179,7 +182,8 @@ def test_should_allow_creating_a_basic_sctp_service_with_pod_and_endpoints(
 
 
 def _has_sctp() -> bool:
-    return any(line.startswith("sctp ") for line in Path("/proc/modules").read_text().splitlines())
+    """Whether the kernel has the protocol loaded."""
+    return any(line.startswith("SCTP") for line in Path("/proc/net/protocols").read_text().splitlines())
 
 
 def _notes(api: Api, name: str) -> list[str]:
@@ -187,18 +191,19 @@ def _notes(api: Api, name: str) -> list[str]:
     return [event.get("note", "") for event in events if event.get("regarding", {}).get("name") == name]
 
 
-def test_metrics_and_status_tell_what_is_served(services: Services, rig: Rig) -> None:
+def test_metrics_and_configuration_tell_what_is_served(services: Services, rig: Rig) -> None:
     """Somebody who looks for a fault on a node would be told of another state than the one that clients meet."""
     node, backend = rig.node(1), rig.node(1).pod(1)
     service = services.create("told")
     service.endpoints(backend)
     hold(served(node.pod(2), service.cluster(), backend), served(node.pod(2), service.cluster("udp"), backend))
-    metrics = _metrics(node)
-    assert 'spliceway_flows_total{service="default/told:tcp"' in metrics or "default/told:tcp" in metrics
-    assert "kubeproxy_sync_proxy_rules_last_timestamp_seconds" in metrics
+
+    def metrics() -> str:
+        return node.namespace.fetch("127.0.0.1", METRICS_PORT, "/metrics").body
+
+    flows = (f'spliceway_flows_total{{namespace="default",service="told",port="{port}"}}' for port in ("tcp", "udp"))
+    for sample in flows:
+        wait_until(lambda: f"{sample} " in metrics(), sample)  # noqa: B023
+    assert "kubeproxy_sync_proxy_rules_last_timestamp_seconds" in metrics()
     config = json.loads(node.namespace.fetch("127.0.0.1", METRICS_PORT, "/configz").body)
     assert "tproxy" in json.dumps(config)
-
-
-def _metrics(node: Node) -> str:
-    return node.namespace.fetch("127.0.0.1", METRICS_PORT, "/metrics").body

@@ -99,8 +99,12 @@ def test_should_be_able_to_create_a_functioning_node_port_service(services: Serv
     service = services.create("nodeport-test", type="NodePort")
     service.endpoints(*members)
     clients = (rig.external, rig.node(1), rig.node(3).pod(1))
-    targets = [service.node_port(address, port) for node in rig.nodes for address in (node.ipv4, node.others[0])
-               for port in ("tcp", "udp")]  # fmt: skip
+    targets = [
+        service.node_port(address, port)
+        for node in rig.nodes
+        for address in (node.ipv4, node.others[0])
+        for port in ("tcp", "udp")
+    ]
     hold(*(served(client, target, *members) for client in clients for target in [*targets, service.cluster()]))
 
 

@@ -62,9 +62,7 @@ def test_should_prefer_the_same_zone_with_one_node_per_zone(services: Services, 
     _clients_see(service.cluster(), {node: [one, two] for node in rig.nodes})
 
 
-def test_should_prefer_the_same_zone_with_several_nodes_per_zone(
-    services: Services, rig: Rig, zone: None
-) -> None:
+def test_should_prefer_the_same_zone_with_several_nodes_per_zone(services: Services, rig: Rig, zone: None) -> None:
     """Inside its zone a client would load one backend only, or leave it (T-08)."""
     one, two, three = rig.nodes
     service = services.create("traffic-dist-nodes", tcp())
@@ -72,9 +70,7 @@ def test_should_prefer_the_same_zone_with_several_nodes_per_zone(
     _clients_see(service.cluster(), {one: [one, two], two: [one, two], three: [three]})
 
 
-def test_should_prefer_the_same_node_or_fall_back_to_the_same_zone(
-    services: Services, rig: Rig, zone: None
-) -> None:
+def test_should_prefer_the_same_node_or_fall_back_to_the_same_zone(services: Services, rig: Rig, zone: None) -> None:
     """A cache on every node would be asked across the network; a node without one would find none (T-08)."""
     one, two, three = rig.nodes
     service = services.create("traffic-dist-same-node", tcp())

@@ -1,4 +1,4 @@
-"""UDP clients that keep their port, as DNS resolvers and games do, while everything changes around them (C-04 to C-10)."""
+"""UDP clients that keep their port, as resolvers and games do, while all changes around them (C-04 to C-10)."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def test_should_be_able_to_preserve_udp_traffic_when_initial_unready_endpoints_g
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_should_cleanup_entries_when_the_service_target_port_changes(
-    services: Services, rig: Rig, family: int
-) -> None:
+def test_should_cleanup_entries_when_the_service_target_port_changes(services: Services, rig: Rig, family: int) -> None:
     """After a roll-out that moves the container's port, old clients would stay with the old port (C-05)."""
     backend = rig.node(1).pod(1)
     backend.namespace.serve("moved", backend.hosts, 9090, ("UDP",))
@@ -134,11 +132,11 @@ def test_a_session_outlives_what_does_not_concern_it(services: Services, rig: Ri
     with Stream(client, service.cluster("udp")) as stream:
         stream.wait_served_by(first.name)
         service.endpoints(first, second)
-        service.change(internalTrafficPolicy="Local")
-        stream.stays_with(first.name)
-        service.change(internalTrafficPolicy="Cluster", sessionAffinity="ClientIP")
+        service.change(sessionAffinity="ClientIP")
         stream.stays_with(first.name)
         service.endpoints(Endpoint(first, zones=("zone-b",)), Endpoint(second, zones=("zone-a",)))
+        stream.stays_with(first.name)
+        service.change(internalTrafficPolicy="Local")
         stream.stays_with(first.name)
         service.endpoints(second)
         stream.wait_served_by(second.name)

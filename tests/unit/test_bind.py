@@ -10,7 +10,7 @@ import pytest
 
 from spliceway.capture.bind import BindCapture
 from spliceway.errors import FrontendError
-from spliceway.model import Address, Protocol
+from spliceway.model import Address, FrontendKey, Protocol
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def test_a_reserved_port_refuses_clients_until_it_is_opened(capture: BindCapture
 
 def test_released_reservations_free_their_port(capture: BindCapture) -> None:
     address = capture.reserve(Address("127.0.0.1", 0))
-    capture.release(address)
-    capture.release(address)
+    capture.release(FrontendKey(address, Protocol.TCP))
+    capture.release(FrontendKey(address, Protocol.TCP))
     os.close(capture.open(address, Protocol.TCP))
 
 

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from spliceway.errors import FrontendError
-from spliceway.model import Address, Protocol
+from spliceway.model import Address, FrontendKey, Protocol
 
 _REASONS = {
     errno.EADDRINUSE: "address already in use by another process; stop that one (ss -lntup tells) or change the port",
@@ -25,25 +25,25 @@ class BindCapture:
     """Opens frontends, and keeps addresses that were reserved before their frontend opens."""
 
     def __init__(self) -> None:
-        self._reserved: dict[Address, socket.socket] = {}  # TCP: nobody reserves a UDP port
+        self._reserved: dict[FrontendKey, socket.socket] = {}
         self._backlog = listen_backlog()
 
-    def reserve(self, address: Address) -> Address:
+    def reserve(self, address: Address, protocol: Protocol = Protocol.TCP) -> Address:
         """Bind ``address`` without listening, and return it with its real port.
 
-        Clients are refused until `open`. A port that was 0 stays the same from here on.
+        TCP clients are refused until `open`, datagrams wait. A port that was 0 stays the same from here on.
 
         Raises:
             FrontendError: the address cannot be bound.
         """
-        reserved = _bind(address, Protocol.TCP)
+        reserved = _bind(address, protocol)
         real = Address(address.host, int(reserved.getsockname()[1]))
-        self._reserved[real] = reserved
+        self._reserved[FrontendKey(real, protocol)] = reserved
         return real
 
-    def release(self, address: Address) -> None:
+    def release(self, key: FrontendKey) -> None:
         """Give up a reservation that was not opened. Does nothing when there is none."""
-        if reserved := self._reserved.pop(address, None):
+        if reserved := self._reserved.pop(key, None):
             reserved.close()
 
     def open(self, address: Address, protocol: Protocol = Protocol.TCP) -> int:
@@ -54,9 +54,9 @@ class BindCapture:
         Raises:
             FrontendError: the socket cannot be opened; the text says why and what to do.
         """
+        listener = self._reserved.pop(FrontendKey(address, protocol), None) or _bind(address, protocol)
         if protocol is Protocol.UDP:
-            return _bind(address, protocol).detach()
-        listener = self._reserved.pop(address, None) or _bind(address, protocol)
+            return listener.detach()
         try:
             listener.listen(self._backlog)
         except OSError as error:
@@ -66,8 +66,8 @@ class BindCapture:
 
     def close(self) -> None:
         """Give up all reservations."""
-        for address in tuple(self._reserved):
-            self.release(address)
+        for key in tuple(self._reserved):
+            self.release(key)
 
 
 def listen_backlog() -> int:

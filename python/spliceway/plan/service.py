@@ -115,6 +115,7 @@ class EmbeddedPool(msgspec.Struct, frozen=True):
     balance: Balance = Balance.MAGLEV
     retry: RetryPolicy = RetryPolicy()
     drain: float | None = None
+    protocol: Protocol = Protocol.TCP
 
 
 def group_listens(listens: Iterable[Listen]) -> dict[ObjectKey, tuple[Listen, ...]]:
@@ -143,8 +144,11 @@ def plan_embedded(embedded: EmbeddedPool, unhealthy: Unhealthy) -> ServicePlan:
     """The plan of a pool that came from a caller. Its port stays open even without backends."""
     aside = unhealthy(embedded.name)
     backends = tuple(each._replace(healthy=each.address not in aside) for each in embedded.backends)
-    pool = PoolSpec(embedded.name, backends, embedded.balance, embedded.retry, embedded.drain)
-    frontends = () if embedded.address is None else (Frontend(embedded.address, pool.name, keep_open=True),)
+    protocol = embedded.protocol
+    pool = PoolSpec(embedded.name, backends, embedded.balance, embedded.retry, embedded.drain, protocol)
+    frontends = (
+        () if embedded.address is None else (Frontend(embedded.address, pool.name, protocol=protocol, keep_open=True),)
+    )
     states = EndpointStates(ready=len(backends))
     return ServicePlan(ObjectKey("", pool.name), (pool,), frontends, endpoints=((pool.name, states),))
 

@@ -93,7 +93,7 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
         try:
             seconds = parse_seconds(text)
         except ValueError:
-            raise ValueError("is not a time such as 2, 0.25, 250ms or 1m") from None
+            raise ValueError("is not a time such as 2, 0.25, 250ms, 1m or 1h30m") from None
         if not low <= seconds <= high:
             raise ValueError(f"is not from {low:g} to {high:g} seconds")
         return seconds

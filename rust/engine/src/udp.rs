@@ -21,6 +21,7 @@ mod table;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use spliceway_io::thread;
 use spliceway_io::udp::{ReceiveBatch, SendBatch};
 
 use crate::config::Config;
@@ -46,6 +47,8 @@ pub(crate) struct Udp {
     /// Datagrams of backends, which leave together.
     outbox: Outbox,
     sender: SendBatch,
+    /// Sessions that all workers together may have.
+    limit: usize,
     /// Until when no port is asked for, of this source address (none: our own), because all are in use.
     no_ports: Option<(Option<IpAddr>, Duration)>,
 }
@@ -59,6 +62,7 @@ impl Udp {
             gathered: Gathered::default(),
             outbox: Outbox::default(),
             sender: SendBatch::new(BATCH),
+            limit: session_limit(config),
             no_ports: None,
         }
     }
@@ -68,6 +72,12 @@ impl Udp {
         let ends = self.sessions.next_end().map(|end| (end + END_STEP).saturating_sub(now));
         [ends, self.outbox.wait(now)].into_iter().flatten().min()
     }
+}
+
+/// A session has a descriptor. A quarter of them is left to connections and to the host, which would be helpless.
+fn session_limit(config: &Config) -> usize {
+    let descriptors = thread::descriptor_limit().map_or(usize::MAX, |limit| limit - limit / 4);
+    config.max_sessions.min(descriptors).max(1)
 }
 
 #[cfg(test)]

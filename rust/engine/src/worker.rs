@@ -163,7 +163,7 @@ impl Worker {
                 }
                 Message::Moved(slots) => self.end_moved_sessions(&slots),
                 Message::DatagramsClosed(number) => self.end_sessions_of_listener(number),
-                Message::EndOldestSession => drop(self.end_oldest_session(None)),
+                Message::EndOldestSession => drop(self.end_oldest_session()),
                 #[cfg(test)]
                 Message::Panic => panic!("as the test asked"),
             }

@@ -1,8 +1,10 @@
-//! What a worker thread needs of the process: no signals, and a name that `top -H` shows.
+//! What a worker thread needs of the process: no signals, a name that `top -H` shows, and how many descriptors there are.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+
+use rustix::process::{Resource, getrlimit};
 
 /// Block all signals in the calling thread, so that the host program's threads get them (and SIGPIPE never kills it).
 ///
@@ -17,4 +19,10 @@ pub fn block_signals() -> io::Result<()> {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
+}
+
+/// How many descriptors this process may have open at once; `None`: as many as it likes.
+#[must_use]
+pub fn descriptor_limit() -> Option<usize> {
+    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
 }

@@ -16,7 +16,7 @@ use spliceway_io::socket::ConnectError;
 use spliceway_io::udp::{self, Outgoing};
 use spliceway_io::{Errno, fork};
 
-use super::SessionId;
+use super::{Session, SessionId};
 use crate::dial::{describe, is_local, source};
 use crate::events::EventKind;
 use crate::flow::{Serving, Token};
@@ -25,6 +25,9 @@ use crate::worker::Worker;
 
 /// Sessions that are looked at when no local port is left.
 const PORTS_LOOK: usize = 16_384;
+/// The same when no descriptor is left, and how many end at most.
+const DESCRIPTORS_LOOK: usize = 128;
+const DESCRIPTORS_FREED: usize = 16;
 /// How long to ask for no port when nobody could make room.
 const NO_PORTS: Duration = Duration::from_millis(20);
 
@@ -134,24 +137,26 @@ impl Worker {
         }
         self.shared().bounds.fd_limit_hits.fetch_add(1, Relaxed);
         self.tools.pipes.shrink();
-        let ended = match errno {
-            Errno::ADDRNOTAVAIL => self.free_ports(id, from),
-            _ => self.end_oldest_session(Some(id)),
+        let opened = if self.free_some(id, from, errno == Errno::ADDRNOTAVAIL) {
+            udp::open_upstream(backend, from, mark)
+        } else {
+            opened
         };
-        let opened = if ended { udp::open_upstream(backend, from, mark) } else { opened };
         if matches!(opened, Err(ConnectError::Failed(Errno::ADDRNOTAVAIL))) {
             self.udp.no_ports = Some((from, self.now + NO_PORTS));
         }
         opened
     }
 
-    /// End an eighth of the sessions that have a port of the source `from`, the oldest ones. Many at once, because the
+    /// End an eighth of the sessions, the oldest ones: for want of descriptors a few of any, for want of ports those that
+    /// have one of the source `from`. Several at once, because another worker may take what one leaves, and because the
     /// kernel's search for a port takes ever longer the fewer are free, a millisecond in the end.
-    fn free_ports(&mut self, id: SessionId, from: Option<IpAddr>) -> bool {
-        let olds =
-            self.udp.sessions.oldest_where(PORTS_LOOK, |session| session.from == from && session.socket.is_some());
+    fn free_some(&mut self, id: SessionId, from: Option<IpAddr>, ports: bool) -> bool {
+        let (look, most) = if ports { (PORTS_LOOK, PORTS_LOOK) } else { (DESCRIPTORS_LOOK, DESCRIPTORS_FREED) };
+        let wanted = |session: &Session| session.socket.is_some() && (!ports || session.from == from);
+        let olds = self.udp.sessions.oldest_where(look, wanted);
         let olds: Vec<SessionId> = olds.into_iter().filter(|&old| old != id).collect();
-        let ended = &olds[..olds.len().div_ceil(8)];
+        let ended = &olds[..olds.len().div_ceil(8).min(most)];
         ended.iter().for_each(|&old| self.finish_session(old, End::Closed));
         !ended.is_empty()
     }

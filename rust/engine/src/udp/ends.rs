@@ -64,7 +64,7 @@ impl Worker {
     /// Before a session is made. `None`: there is no room, and nobody to make any.
     pub(super) fn make_room_for_session(&mut self) -> Option<()> {
         let shared = Arc::clone(self.shared());
-        let (sessions, limit) = (shared.bounds.sessions.load(Relaxed), shared.config.max_sessions);
+        let (sessions, limit) = (shared.bounds.sessions.load(Relaxed), self.udp.limit);
         if sessions < limit {
             return Some(());
         }
@@ -78,13 +78,13 @@ impl Worker {
                 shared.doors[number].send(Message::EndOldestSession);
                 Some(())
             }
-            _ => self.end_oldest_session(None).then_some(()),
+            _ => self.end_oldest_session().then_some(()),
         }
     }
 
-    /// End the session that was idle longest, unless it is `but`. False: there is none.
-    pub(crate) fn end_oldest_session(&mut self, but: Option<SessionId>) -> bool {
-        let Some(oldest) = self.udp.sessions.oldest().filter(|&id| Some(id) != but) else { return false };
+    /// End the session that was idle longest. False: there is none.
+    pub(crate) fn end_oldest_session(&mut self) -> bool {
+        let Some(oldest) = self.udp.sessions.oldest() else { return false };
         self.finish_session(oldest, End::Closed);
         true
     }
