@@ -35,7 +35,8 @@ class PoolCounters(NamedTuple):
     #: client to backend, backend to client
     bytes_in: int
     bytes_out: int
-    #: dial attempts; attempts after the first of a flow; flows served by a retry; flows that got no backend
+    #: dial attempts; attempts after the first of a flow (without second dials for the source's sake, see
+    #: ``source_not_kept``); flows served by a retry; flows that got no backend
     tries: int
     retries: int
     saved: int
@@ -46,6 +47,9 @@ class PoolCounters(NamedTuple):
     budget_exhausted: int
     #: flows refused because the pool had no backend
     no_backend: int
+    #: flows whose backend saw this machine's address although the route says ``keep_source``, because it answers the
+    #: client's address by a way past this machine
+    source_not_kept: int
     #: flows ended by: both sides closed in order, client reset, backend reset, drain deadline
     ended_closed: int
     ended_client_reset: int
@@ -96,6 +100,10 @@ class EngineCounters(NamedTuple):
     #: clients that session affinity remembers now; how many were forgotten for lack of room
     affinities: int
     affinity_limit_hits: int
+    #: pairs of client and backend IP whose answers bypass this machine, remembered for 60 s each; how many were forgotten
+    #: for lack of room
+    bypasses: int
+    bypass_limit_hits: int
     #: connections for which there was no route
     unrouted: int
     #: True while accepting is paused at the fd or flow limit
@@ -204,6 +212,10 @@ class Engine:
         ``host:port`` (``0.0.0.0`` and ``::``: any address of the family that has no route of its own), for each class
         of client ``(pool, keep_source)`` or None (the client is reset, a datagram ignored). ``protocol`` is ``tcp`` or
         ``udp``. An unroute is ``(protocol, host, port)``. The pool of a route need not exist.
+
+        ``keep_source``: the backend sees the client's address, as far as the network lets its answers come back here. A
+        connection that gets none within two fifths of ``connect_timeout`` is dialled again from this machine's address;
+        if the same backend answers that, the pair of client and backend IP is remembered for 60 s.
 
         UDP sessions whose backend is no longer in their pool end with this call: their next datagram picks again
         (C-08). Those on a backend of weight 0 stay. Counters of backends that stay are kept. Flows of a removed pool or

@@ -67,6 +67,10 @@ table inet neighbours {{
         ct state invalid drop
         ip saddr != 127.0.0.0/8 ip daddr 127.0.0.0/8 ct state != {{ established, related }} drop
     }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        ct state invalid drop
+    }}
 }}
 """
 

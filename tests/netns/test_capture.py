@@ -84,8 +84,19 @@ def test_every_client_reaches_the_listener_of_its_class(rp_filter: int, src_vali
     in_node(SERVED.format(rp_filter=rp_filter, src_valid_mark=src_valid_mark, early_demux=early_demux))
 
 
+# What firewalls begin with: an answer that conntrack does not know is dropped, coming or going.
+INVALID_DROPPED = """
+table inet filter {
+    chain input { type filter hook input priority 0; policy accept; ct state invalid drop; }
+    chain output { type filter hook output priority 0; policy accept; ct state invalid drop; }
+}
+"""
+
 REFUSED = """
 build()
+subprocess.run(["nft", "-f", "-"], check=True, text=True, input=FIREWALL)
+for key in ("ipv4/fwmark_reflect", "ipv6/fwmark_reflect"):
+    Path("/proc/sys/net", key).write_text(FWMARK_REFLECT)
 async def main():
     capture = await opened()
     await capture.change(everything(REJECT), ())
@@ -108,6 +119,7 @@ async def main():
         assert ask_udp("node", host, port).startswith("node ")
         assert ask_tcp("ext", host, port, timeout=0.2) == "timeout"
         assert ask_udp("ext", host, port, timeout=0.2) == "timeout"
+    assert "sport" not in tracked(), tracked()
     await capture.change((), keys(everything()))
     assert ask_udp("pod", NODE4, 30080) == "refused", "the node's own kernel answers again"
     assert ask_udp("pod", VIP4, 80, timeout=0.2) != f"pod {POD4} {VIP4} 80 5"
@@ -116,9 +128,13 @@ trio.run(main)
 """
 
 
-def test_reject_is_an_error_at_once_and_drop_is_silence() -> None:
-    """T-15, N-01, N-02: a client must fail at once without endpoints, and only local policies may cost it a wait."""
-    in_node(REFUSED)
+@pytest.mark.parametrize(("firewall", "fwmark_reflect"), [("", "0"), (INVALID_DROPPED, "1")])
+def test_reject_is_an_error_at_once_and_drop_is_silence(firewall: str, fwmark_reflect: str) -> None:
+    """T-15, N-01, N-02: a client must fail at once without endpoints, and only local policies may cost it a wait.
+
+    Beside a firewall as well, and where the kernel gives its answers the mark of what they answer.
+    """
+    in_node(f"FIREWALL, FWMARK_REFLECT = {firewall!r}, {fwmark_reflect!r}\n{REFUSED}")
 
 
 STANDING = """

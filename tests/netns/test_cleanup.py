@@ -22,7 +22,7 @@ PREAMBLE = """
 from click.testing import CliRunner
 from support.captureworld import *
 from spliceway.capture.tproxy.routing import Routing
-from spliceway.capture.tproxy.rules import Marks
+from spliceway.capture.tproxy.layout import Marks
 from spliceway.cli.main import cli
 build()
 def cleanup(*arguments):

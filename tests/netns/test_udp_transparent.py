@@ -170,8 +170,8 @@ def test_a_backend_without_a_listener_is_replaced_across_the_network(node: UdpNo
 
 
 def test_a_node_that_is_gone_is_left_when_the_kernel_gives_it_up(node: UdpNode) -> None:
-    """Nobody answers for the address of a Pod whose node is down: the kernel says so after its own tries, and the client's
-    first datagram goes to another backend (C-09)."""
+    """Nobody answers for the address of a Pod whose node is down: the kernel says so after its own tries, and what the
+    client has asked goes to another backend (C-09)."""
     node.node.sysctl({"ipv4/neigh/p2/retrans_time_ms": 100, "ipv4/neigh/p2/mcast_solicit": 1})
     pool = record("gone", [("198.18.2.99", 5300), (BACKEND[4], 5300)], balance="round-robin")
     node.engine.apply([pool], [], 2, [route(VIP[4], 64, ("gone", False))], [])

@@ -58,8 +58,8 @@ class Agent:
         return self._log.read_text(errors="replace")
 
     def check(self) -> None:
-        """Fail with the end of its log when it has ended, or when a part of it has."""
-        assert self.running, f"the agent of {self.node} has ended: {self.log[-LOG_TAIL:]}"
+        """Fail with the end of its log when it has ended by itself, or when a part of it has."""
+        assert self._process is None or self.running, f"the agent of {self.node} has ended: {self.log[-LOG_TAIL:]}"
         assert "Traceback" not in self.log, self.log[-LOG_TAIL:]
 
     def state(self) -> AgentState:
@@ -88,7 +88,9 @@ class Agent:
     def wait_end(self) -> int:
         """Return its exit code when it has ended."""
         assert self._process is not None
-        return self._process.wait(STOP_SECONDS)
+        code = self._process.wait(STOP_SECONDS)
+        self._process = None
+        return code
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of spliceway on the node to its end."""

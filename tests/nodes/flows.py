@@ -69,6 +69,7 @@ class Stream:
 
     def __init__(self, client: Host, target: Target, port: int = 33_500) -> None:
         self.target = target
+        self.port = port
         #: who answered, in order
         self.answers: list[str] = []
         #: errors that its socket was told, as ICMP errors are

@@ -15,7 +15,6 @@ PORT = 80
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
 _OWNER = "kubernetes.io/service-name"
-_KEPT_IN_SLICES = ("metadata", "ports", "endpoints", "addressType", "kind")
 
 
 class Target(NamedTuple):
@@ -108,9 +107,9 @@ class Service:
         """Set labels, or remove them."""
         self.body = self.api.patch("Service", self.name, {"metadata": {"labels": labels}})
 
-    def load_balance(self, *ips: str) -> None:
+    def load_balance(self, *ips: str, mode: str = "VIP") -> None:
         """Write the IPs of its load balancer, as a cloud's controller does."""
-        status = {"status": {"loadBalancer": {"ingress": [{"ip": ip, "ipMode": "VIP"} for ip in ips]}}}
+        status = {"status": {"loadBalancer": {"ingress": [{"ip": ip, "ipMode": mode} for ip in ips]}}}
         self.body = self.api.patch("Service", self.name, status, subresource="status")
 
     def delete(self) -> None:

@@ -81,12 +81,10 @@ def differences(before: Programmed, after: Programmed) -> list[str]:
     """What is in one of them only, for a message that can be read."""
     found: list[str] = []
     for name in Programmed._fields:
-        left, right = (msgspec.to_builtins(getattr(each, name)) for each in (before, after))
-        for key in sorted(left.keys() | right.keys()):
-            if left.get(key) != right.get(key):
-                found.append(
-                    f"{name} {key}: {_cut(left.get(key), right.get(key))}, not {_cut(right.get(key), left.get(key))}"
-                )
+        one, other = (msgspec.to_builtins(getattr(each, name)) for each in (before, after))
+        for key in sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key)):
+            found += [f"{name} {key}, before: {_cut(one.get(key), other.get(key))}"]
+            found += [f"{name} {key}, after: {_cut(other.get(key), one.get(key))}"]
     return found
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from support.nodes import Host, Rig
-from support.probes import Protocol
 from support.rig import wait_until
 
 from .expect import answers, hold, served
@@ -20,7 +19,6 @@ REQUESTS = 15
 BRIEF = 1
 #: draws of one of three backends that are all the same: 1 in 177,000
 DRAWS = 11
-PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
 
 
 def _sticky(seconds: int) -> dict[str, Any]:
@@ -47,6 +45,9 @@ def test_should_have_session_affinity_work(services: Services, rig: Rig, kind: s
         for port in ("tcp", "udp"):
             wait_until(lambda: _served(client, _target(service, rig, kind, port)), "it serves")  # noqa: B023
             assert _sticks(client, _target(service, rig, kind, port))
+    if kind == "NodePort":
+        for loopback in ("127.0.0.1", "::1"):
+            assert _sticks(rig.node(1), service.node_port(loopback))
 
 
 def _served(client: Host, target: Target) -> bool:

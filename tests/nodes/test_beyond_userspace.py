@@ -1,4 +1,4 @@
-"""The nine tests of Kubernetes that kube-proxy's old userspace mode could not pass, and its own suite skipped (U-31)."""
+"""The nine tests of Kubernetes that its own suite skipped for kube-proxy's old userspace mode (U-31)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _local_endpoints(rig: Rig, node: Node, port: int) -> tuple[int, int]:
     return page.status, json.loads(page.body)["localEndpoints"] if page.status else -1
 
 
-def test_should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints_with_internal_traffic_policy_cluster(
+def test_should_fallback_to_terminating_endpoints_with_internal_traffic_policy_cluster(
     services: Services, rig: Rig
 ) -> None:
     """Clients would be refused while the last Pod still serves (T-01)."""
@@ -105,7 +105,7 @@ def test_should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoi
     hold(*(served(client, service.cluster(port), backend) for client in clients for port in BOTH))
 
 
-def test_should_fallback_to_local_terminating_endpoints_when_there_are_no_ready_endpoints_with_internal_traffic_policy_local(
+def test_should_fallback_to_local_terminating_endpoints_with_internal_traffic_policy_local(
     services: Services, rig: Rig
 ) -> None:
     """A node's Pods would lose their agent while it is being replaced (T-02)."""
@@ -119,7 +119,7 @@ def test_should_fallback_to_local_terminating_endpoints_when_there_are_no_ready_
     )
 
 
-def test_should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoints_with_external_traffic_policy_cluster(
+def test_should_fallback_to_terminating_endpoints_with_external_traffic_policy_cluster(
     services: Services, rig: Rig
 ) -> None:
     """Clients outside would be refused while the last Pod still serves (T-01)."""
@@ -137,7 +137,7 @@ def test_should_fallback_to_terminating_endpoints_when_there_are_no_ready_endpoi
     )
 
 
-def test_should_fallback_to_local_terminating_endpoints_when_there_are_no_ready_endpoints_with_external_traffic_policy_local(
+def test_should_fallback_to_local_terminating_endpoints_with_external_traffic_policy_local(
     services: Services, rig: Rig
 ) -> None:
     """Clients whom the load balancer still sends to this node would be lost during a roll-out (T-02, T-16)."""

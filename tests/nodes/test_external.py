@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from support.nodes import OUTSIDE, VIP_CIDRS, Host, Node, Rig
+from support.nodes import OUTSIDE, VIP_CIDRS, Host, Node, Pod, Rig
 from support.rig import wait_until
 
-from .expect import dropped, hold, refused, served
-from .services import Services
+from .expect import dropped, hold, refused, served, stays
+from .services import Services, tcp, terminating
+from .traffic import Traffic
 
 pytestmark = [pytest.mark.nodes]
 BOTH = ("tcp", "udp")
@@ -151,6 +152,60 @@ def test_should_be_able_to_change_the_type_and_ports_of_a_load_balancer(services
         *(dropped(client, target) for target in moved),
         *(served(rig.node(1).pod(1), service.cluster(port), backend) for port in BOTH),
     )
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_should_not_have_connectivity_disruption_during_rolling_update(
+    services: Services, rig: Rig, policy: str
+) -> None:
+    """Each release would cost requests. (Kubernetes' own test allows one failure in twenty.)"""
+    node = rig.node(1)
+    service = services.create("rolling-update", type="LoadBalancer", externalTrafficPolicy=policy)
+    service.load_balance(*VIPS)
+    clients: tuple[Host, ...] = (rig.external, node.pod(3), rig.node(2))
+    targets = [service.vip(VIPS[0], port) for port in BOTH]
+    flows = [(client, target) for client in clients for target in targets]
+    old, new = node.pod(1), node.pod(2)
+    _serve_release(old, 0)
+    service.endpoints(old, ports=_release_ports(0), part="release-0")
+    hold(*(served(client, target, "release-0") for client, target in flows))
+    with Traffic(flows, 3.0) as traffic:
+        for release in range(1, 6):
+            before, after = f"release-{release - 1}", f"release-{release}"
+            _serve_release(new, release)
+            service.endpoints(new, ports=_release_ports(release), part=after)
+            hold(*(served(client, target, before, after) for client, target in flows))
+            service.endpoints(terminating(old), ports=_release_ports(release - 1), part=before)
+            hold(*(served(client, target, after) for client, target in flows))
+            old.namespace.cease(before)
+            service.remove_endpoints(before)
+            old, new = new, old
+    old.namespace.cease("release-5")
+    assert not traffic.failures, "\n".join(traffic.failures)
+    assert traffic.seen["served"] > 100
+
+
+def test_a_pod_that_is_gone_before_the_cluster_knows_costs_no_new_connection(services: Services, rig: Rig) -> None:
+    """Until a crash is known everywhere, every second client would be refused, as it is with kube-proxy."""
+    doomed, other = rig.node(1).pod(1), rig.node(1).pod(2)
+    service = services.create("crashed", tcp(), type="LoadBalancer", externalTrafficPolicy="Local")
+    service.load_balance(*VIPS)
+    clients: tuple[Host, ...] = (rig.external, rig.node(1).pod(3), rig.node(2))
+    targets = [service.vip(VIPS[0]), service.vip(VIPS[1])]
+    _serve_release(doomed, 0)
+    service.endpoints(doomed, ports={"tcp": _release_ports(0)["tcp"]}, part="doomed")
+    service.endpoints(other, part="other")
+    hold(*(served(client, target, "release-0", other) for client in clients for target in targets))
+    doomed.namespace.cease("release-0")
+    stays(*(served(client, target, other) for client in clients for target in targets), times=10)
+
+
+def _release_ports(release: int) -> dict[str, int]:
+    return dict.fromkeys(BOTH, 9100 + release)
+
+
+def _serve_release(pod: Pod, release: int) -> None:
+    pod.namespace.serve(f"release-{release}", pod.hosts, 9100 + release)
 
 
 def test_a_load_balancer_in_mode_proxy_is_left_alone(services: Services, rig: Rig) -> None:

@@ -22,9 +22,10 @@ from .traffic import Traffic
 
 pytestmark = [pytest.mark.nodes]
 #: what other programs of a node have: a filter that lets all pass, and what Docker makes for a published port
-FILTER = (
-    "table inet firewall { chain input { type filter hook input priority 0; policy accept; tcp dport 22 accept; }\n}"
-)
+FILTER = """table inet firewall {
+    chain input { type filter hook input priority 0; policy accept; tcp dport 22 accept; }
+}
+"""
 DOCKER = (
     "-t nat -N DOCKER",
     "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",

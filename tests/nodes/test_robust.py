@@ -163,7 +163,8 @@ def _sent(client: Host, target: Target, volume: int) -> int:
             for _ in range(volume // len(piece)):
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
-            return int(connection.recv(64).decode() or 0)
+            counted: str = connection.recv(64).decode()
+            return int(counted or 0)
     except ConnectionError:
         return 0
 
@@ -201,9 +202,9 @@ def test_metrics_and_configuration_tell_what_is_served(services: Services, rig: 
     def metrics() -> str:
         return node.namespace.fetch("127.0.0.1", METRICS_PORT, "/metrics").body
 
-    flows = (f'spliceway_flows_total{{namespace="default",service="told",port="{port}"}}' for port in ("tcp", "udp"))
-    for sample in flows:
-        wait_until(lambda: f"{sample} " in metrics(), sample)  # noqa: B023
+    for port in ("tcp", "udp"):
+        sample = f'spliceway_flows_total{{namespace="default",port="{port}",service="told"}} 5.0'
+        wait_until(lambda: sample in metrics(), sample)  # noqa: B023
     assert "kubeproxy_sync_proxy_rules_last_timestamp_seconds" in metrics()
     config = json.loads(node.namespace.fetch("127.0.0.1", METRICS_PORT, "/configz").body)
     assert "tproxy" in json.dumps(config)

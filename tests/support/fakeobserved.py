@@ -42,8 +42,8 @@ def backend_counters(host: str, **fields: Any) -> Any:
 
 def pool_counters(name: str = POOL, **fields: Any) -> Any:
     numbers = (
-        "flows active bytes_in bytes_out tries retries saved failed replayed budget_exhausted no_backend ended_closed "
-        "ended_client_reset ended_backend_reset ended_drained"
+        "flows active bytes_in bytes_out tries retries saved failed replayed budget_exhausted no_backend "
+        "source_not_kept ended_closed ended_client_reset ended_backend_reset ended_drained"
     )
     values: dict[str, Any] = dict.fromkeys(numbers.split(), 0)
     values |= {"name": name, "connect_seconds": 0.0, "connect_buckets": (0, 0, 0, 0), "backends": ()}
@@ -54,7 +54,7 @@ def engine_counters(**fields: Any) -> Any:
     numbers = (
         "generation listeners flows flow_limit_hits fd_limit_hits pipe_limit_hits events_dropped worker_panics "
         "accept_errors sessions session_limit_hits sessions_moved datagrams_dropped affinities affinity_limit_hits "
-        "unrouted"
+        "bypasses bypass_limit_hits unrouted"
     )
     values: dict[str, Any] = dict.fromkeys(numbers.split(), 0)
     values |= {"workers": 2, "paused": False, "pools": ()}

@@ -149,9 +149,7 @@ class Namespace:
         script = "".join(f"echo {value} > /proc/sys/net/{path}\n" for path, value in settings.items())
         self.run("sh", "-e", text=script)
 
-    def open_socket(
-        self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0
-    ) -> socket.socket:
+    def open_socket(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
         """A socket of this process in the namespace: it stays there, wherever it is used. Raises OSError."""
         made: Future[socket.socket] = Future()
 

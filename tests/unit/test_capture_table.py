@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spliceway.capture.tproxy.actions import action_chain
 from spliceway.capture.tproxy.detector import classify, detector_of, pod_cidrs
 from spliceway.capture.tproxy.elements import Element, change_text, collapse, elements_of
 from spliceway.capture.tproxy.hostchecks import bridge_problems
-from spliceway.capture.tproxy.nodeports import accepted_addresses, follows_interfaces
-from spliceway.capture.tproxy.rules import Accepted, Detector, Marks, action_chain, table_text
+from spliceway.capture.tproxy.layout import Detector, Marks
+from spliceway.capture.tproxy.nodeports import Accepted, accepted_addresses, follows_interfaces
+from spliceway.capture.tproxy.rules import table_text
 from spliceway.capture.tproxy.state import WantedTable
 from spliceway.model import (
     Address,

@@ -97,6 +97,7 @@ def busy() -> FakeObserved:
         replayed=2,
         budget_exhausted=3,
         no_backend=5,
+        source_not_kept=4,
         ended_closed=90,
         ended_client_reset=2,
         ended_backend_reset=3,
@@ -118,6 +119,8 @@ def busy() -> FakeObserved:
         affinities=25,
         affinity_limit_hits=26,
         unrouted=27,
+        bypasses=28,
+        bypass_limit_hits=29,
     )
     key = ObjectKey("default", "local")
     observed.plan_map[key] = ServicePlan(key, no_local_internal=1, no_local_external=2, unserved_ports=3)
@@ -141,6 +144,7 @@ def busy() -> FakeObserved:
         ("spliceway_replayed_flows_total", SHOP, 2),
         ("spliceway_refused_flows_total", SHOP, 5),
         ("spliceway_retry_budget_exhausted_total", SHOP, 3),
+        ("spliceway_source_not_kept_total", SHOP, 4),
         ("spliceway_flow_ends_total", SHOP | {"reason": "closed"}, 90),
         ("spliceway_flow_ends_total", SHOP | {"reason": "client-reset"}, 2),
         ("spliceway_flow_ends_total", SHOP | {"reason": "backend-reset"}, 3),
@@ -178,6 +182,8 @@ def busy() -> FakeObserved:
         ("spliceway_datagrams_dropped_total", {}, 24),
         ("spliceway_affinities", {}, 25),
         ("spliceway_unrouted_connections_total", {}, 27),
+        ("spliceway_bypasses", {}, 28),
+        ("spliceway_limit_hits_total", {"limit": "bypasses"}, 29),
         ("spliceway_unserved_ports", {"protocol": "SCTP"}, 3),
         ("spliceway_capture_elements", {}, 120),
         ("spliceway_capture_changes_total", {}, 40),

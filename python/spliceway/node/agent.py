@@ -15,6 +15,7 @@ from spliceway.engine import TrioEngine
 from spliceway.errors import NodeError
 from spliceway.groups import clear_error
 from spliceway.model import ObjectKey
+from spliceway.node.allocator import give_large_blocks_back
 from spliceway.node.announce import Announcer
 from spliceway.node.filelimit import fit_to_files, raise_file_limit
 from spliceway.node.healthhosts import HealthHosts
@@ -53,6 +54,7 @@ async def run_agent(settings: Settings, *, task_status: trio.TaskStatus[Pipeline
         SettingsError: a kernel setting is missing that cannot be made, or the state socket is taken.
         NodeError: the Node is not what it was at start (W-23).
     """
+    give_large_blocks_back()
     engine_settings = fit_to_files(settings.engine, raise_file_limit())
     if settings.capture.mode is CaptureMode.TPROXY:
         await trio.to_thread.run_sync(apply_sysctls, settings.node)

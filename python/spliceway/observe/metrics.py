@@ -113,6 +113,7 @@ class SnapshotCollector(Collector):
         yield counter(names.SESSIONS_MOVED, [((), counters.sessions_moved)])
         yield counter(names.DATAGRAMS_DROPPED, [((), counters.datagrams_dropped)])
         yield gauge(names.AFFINITIES, [((), counters.affinities)])
+        yield gauge(names.BYPASSES, [((), counters.bypasses)])
         yield counter(names.UNROUTED, [((), counters.unrouted)])
 
     def _endpoints(self) -> Iterator[Metric]:
@@ -159,6 +160,7 @@ _POOL_COUNTERS: tuple[tuple[names.Metric, Callable[[PoolCounters], int]], ...] =
     (names.FAILED, lambda pool: pool.failed),
     (names.REFUSED, lambda pool: pool.no_backend),
     (names.BUDGET, lambda pool: pool.budget_exhausted),
+    (names.SOURCE_NOT_KEPT, lambda pool: pool.source_not_kept),
 )
 
 #: ends of flows by reason

@@ -32,6 +32,11 @@ REPLAYED = Metric("spliceway_replayed_flows", "Flows whose first bytes were sent
 FAILED = Metric("spliceway_failed_flows", "Flows that got no backend after all tries.", _POOL)
 REFUSED = Metric("spliceway_refused_flows", "Flows refused because the pool had no backend.", _POOL)
 BUDGET = Metric("spliceway_retry_budget_exhausted", "Retries not made because the retry budget was empty.", _POOL)
+SOURCE_NOT_KEPT = Metric(
+    "spliceway_source_not_kept",
+    "Flows whose backend could not see the client's address: its answers to it bypass this node.",
+    _POOL,
+)
 ENDS = Metric(
     "spliceway_flow_ends", "Flows ended, by reason: closed, client-reset, backend-reset, drained.", (*_POOL, "reason")
 )
@@ -62,7 +67,7 @@ ENGINE_FLOWS = Metric("spliceway_engine_flows", "Flows that are open, of all ser
 PAUSED = Metric("spliceway_accept_paused", "1 while accepting is paused at the fd or flow limit.")
 LIMIT_HITS = Metric(
     "spliceway_limit_hits",
-    "How often a bound bit: flows, fds, pipes, events, sessions, affinities.",
+    "How often a bound bit: flows, fds, pipes, events, sessions, affinities, bypasses.",
     ("limit",),
 )
 ACCEPT_ERRORS = Metric("spliceway_accept_errors", "Errors of accept(2) other than the limits.")
@@ -73,6 +78,10 @@ DATAGRAMS_DROPPED = Metric(
     "spliceway_datagrams_dropped", "Datagrams not relayed: no route, no backend, no memory, refused by the kernel."
 )
 AFFINITIES = Metric("spliceway_affinities", "Clients that session affinity remembers.")
+BYPASSES = Metric(
+    "spliceway_bypasses",
+    "Pairs of client and backend whose answers take a way past this node; they are served from its address.",
+)
 UNROUTED = Metric("spliceway_unrouted_connections", "Captured connections for which there was no route.")
 
 # --- the packet rules, with --capture tproxy -------------------------------------------------------------------------

@@ -89,6 +89,7 @@ def limit_hits(counters: EngineCounters) -> dict[str, int]:
         "events": counters.events_dropped,
         "sessions": counters.session_limit_hits,
         "affinities": counters.affinity_limit_hits,
+        "bypasses": counters.bypass_limit_hits,
     }
 
 

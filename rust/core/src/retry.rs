@@ -72,6 +72,14 @@ impl RetryPolicy {
         }
         Ok(())
     }
+
+    /// How long to wait for the answer to a dial with the client's own address, of the `timeout` that the attempt may take:
+    /// the rest is for the same backend from this machine's address. Shorter than for a backend of which nothing else is
+    /// to be tried, and still ten times what a Pod network takes by the defaults.
+    #[must_use]
+    pub fn kept_source_wait(&self, timeout: Duration) -> Duration {
+        (self.connect_timeout * 2 / 5).min(timeout / 2)
+    }
 }
 
 /// What a flow does next about its backend.
@@ -174,6 +182,19 @@ impl Dial {
         }
     }
 
+    /// The backend of the current attempt once more, without a pause, because the failure may not be its own: how long that
+    /// attempt may take. It counts as a try, and yet neither the policy's tries nor its budget can refuse it: it puts load on no
+    /// other backend. None: the deadline has passed, or the backend takes no flows any more.
+    pub fn again(&mut self, pool: &Pool, now: Duration) -> Option<Duration> {
+        let current = self.current?;
+        let left = (self.started + pool.retry.deadline).saturating_sub(now);
+        if left.is_zero() || !pool.usable().iter().any(|backend| backend.address == current) {
+            return None;
+        }
+        self.tries = self.tries.saturating_add(1);
+        Some(self.time_of_attempt(pool, left))
+    }
+
     fn choose(&mut self, pool: &Pool, client: SocketAddr, now: Duration, rng: &mut Rng) -> Result<Next, Reason> {
         let policy = &pool.retry;
         if pool.usable().is_empty() {
@@ -197,9 +218,12 @@ impl Dial {
         self.tries += 1;
         self.repeats += u8::from(repeated);
         self.current = Some(backend.address);
-        // Nothing is saved for later when there is no later.
-        let timeout = if self.is_last(pool) { left } else { left.min(policy.connect_timeout) };
-        Ok(Next::Try { backend: Arc::clone(&backend.state), timeout, after })
+        Ok(Next::Try { backend: Arc::clone(&backend.state), timeout: self.time_of_attempt(pool, left), after })
+    }
+
+    /// Nothing is saved for later when there is no later.
+    fn time_of_attempt(&self, pool: &Pool, left: Duration) -> Duration {
+        if self.is_last(pool) { left } else { left.min(pool.retry.connect_timeout) }
     }
 
     /// Whether no attempt can follow the current one: the tries are used, or no other backend is left.

@@ -10,8 +10,8 @@ use crate::retry::RetryPolicy;
 
 /// Pins are timed in milliseconds.
 const LEAST_AFFINITY: Duration = Duration::from_millis(1);
-/// A year; the Kubernetes API allows a day.
-const MOST_AFFINITY: Duration = Duration::from_secs(365 * 24 * 3600);
+/// 30 days: pins keep milliseconds in 32 bits, which end after 49. The Kubernetes API allows a day.
+const MOST_AFFINITY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How a backend is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,7 +211,7 @@ fn affinity_problem(affinity: &AffinitySpec) -> Option<&'static str> {
     if affinity.group.is_empty() {
         Some("group must not be empty; name the service port")
     } else if affinity.timeout < LEAST_AFFINITY || affinity.timeout > MOST_AFFINITY {
-        Some("timeout must be 0.001 to 31536000 seconds")
+        Some("timeout must be 0.001 to 2592000 seconds (30 days)")
     } else {
         None
     }

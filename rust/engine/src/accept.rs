@@ -15,6 +15,7 @@ use crate::listener::Serves;
 use crate::relay::HOLD;
 use crate::routes::{Target, Transport};
 use crate::shared::{Message, Shared};
+use crate::source::Source;
 use crate::table::Table;
 use crate::timer::Due;
 use crate::worker::Worker;
@@ -159,7 +160,9 @@ impl Worker {
                 keep_source,
                 pool,
                 attempt: 0,
+                retried: false,
                 target: None,
+                source: Source::Own,
                 began: self.now,
                 ends: self.now,
                 saved: false,

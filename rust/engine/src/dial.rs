@@ -1,6 +1,6 @@
 //! Getting a backend for a flow: dial, notice failure, try another, give up. Nothing here blocks.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use spliceway_io::{Errno, fork};
 use crate::events::{Event, EventKind};
 use crate::flow::{FlowId, Serving, Token, at};
 use crate::relay;
+use crate::source::Source;
 use crate::timer::Due;
 use crate::worker::Worker;
 
@@ -44,10 +45,16 @@ impl Worker {
                 Next::GiveUp(reason) => return self.give_up(id, reason),
                 Next::Try { backend, timeout, after } => {
                     dialling.attempt += 1;
+                    let (keep, client) = (dialling.keep_source, dialling.client);
+                    let bypasses = &self.tools.shared.bypasses;
+                    dialling.source = bypasses.source(keep, client, backend.address, self.now);
+                    let kept = dialling.source.address().is_some();
+                    let timeout = if kept { pool.retry.kept_source_wait(timeout) } else { timeout };
                     dialling.target = Some(Serving::new(backend));
                     dialling.ends = self.now + after + timeout;
                     pool.state.tries.fetch_add(1, Relaxed);
                     if dialling.attempt > 1 {
+                        dialling.retried = true;
                         pool.state.retries.fetch_add(1, Relaxed);
                     }
                     if !after.is_zero() {
@@ -75,7 +82,7 @@ impl Worker {
             return Attempt::Failed;
         };
         dialling.began = now;
-        let from = source(dialling.keep_source, dialling.client, target.0.address);
+        let from = dialling.source.address();
         match socket::connect_start(target.0.address, from, self.tools.shared.config.mark) {
             Ok((fd, true)) => {
                 flow.backend = Some(fd);
@@ -156,8 +163,29 @@ impl Worker {
             return;
         };
         let waited = now.saturating_sub(dialling.began);
+        if dialling.source.address().is_some() && self.dial_from_here(id, waited) {
+            return;
+        }
         self.blame(id, &format!("no answer within {} ms", waited.as_millis()));
         self.dial(id);
+    }
+
+    /// Nothing was heard of a backend that was to answer the client's address: perhaps its answers do not pass here. Dial it
+    /// once more from an address of our own, before anybody is blamed. False: it may not be dialled any more.
+    fn dial_from_here(&mut self, id: FlowId, waited: Duration) -> bool {
+        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return false };
+        let Some(dialling) = flow.dialling.as_mut() else { return false };
+        let newest = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
+        let Some(timeout) = dialling.dial.again(newest.unwrap_or(&dialling.pool), self.now) else { return false };
+        dialling.attempt += 1;
+        dialling.source = Source::AfterSilence(waited);
+        dialling.ends = self.now + timeout;
+        flow.counted.pool.tries.fetch_add(1, Relaxed);
+        self.drop_backend(id);
+        if let Attempt::Failed = self.connect(id) {
+            self.dial(id);
+        }
+        true
     }
 
     /// The wait before an attempt is over.
@@ -185,9 +213,19 @@ impl Worker {
             return;
         };
         let pool = &flow.counted.pool;
-        pool.observe_connect(now.saturating_sub(dialling.began));
-        if dialling.attempt > 1 && !std::mem::replace(&mut dialling.saved, true) {
+        let took = now.saturating_sub(dialling.began);
+        pool.observe_connect(took);
+        if dialling.retried && !std::mem::replace(&mut dialling.saved, true) {
             pool.saved.fetch_add(1, Relaxed);
+        }
+        if dialling.source.is_substitute() {
+            pool.source_not_kept.fetch_add(1, Relaxed);
+        }
+        if let Source::AfterSilence(waited) = dialling.source
+            && took < waited
+        {
+            // A backend that is slower than the wait was would have answered the client as late: no evidence.
+            self.tools.shared.bypasses.learn(dialling.client, target.0.address, now);
         }
         target.0.flows.fetch_add(1, Relaxed);
         let backend = target.0.address;
@@ -295,18 +333,6 @@ impl Worker {
             shared.events.push(Event::new(EventKind::NotPermitted, Reason::NotPermitted.as_str()));
         }
     }
-}
-
-/// The address that `backend` is to see, if it is not ours: never its own one (it would answer itself), nor one that has
-/// a meaning on this machine or link only.
-pub(crate) fn source(keep: bool, client: SocketAddr, backend: SocketAddr) -> Option<IpAddr> {
-    let client = client.ip().to_canonical();
-    let reachable = match client {
-        IpAddr::V4(ip) => !ip.is_loopback(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-    };
-    let another = client.is_ipv4() == backend.is_ipv4() && client != backend.ip();
-    (keep && reachable && another).then_some(client)
 }
 
 /// Whether a failed connect is our own machine's fault and not the backend's.

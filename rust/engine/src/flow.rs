@@ -13,6 +13,7 @@ use spliceway_io::pipe::Pipe;
 use spliceway_io::poll::Interest;
 
 use crate::shared::Shared;
+use crate::source::Source;
 use crate::udp::SessionId;
 
 /// Names a flow of one worker. The serial tells it from an earlier flow in the same place.
@@ -137,8 +138,11 @@ pub(crate) struct Dialling {
     pub(crate) pool: Arc<Pool>,
     /// Numbers the attempts, so that a timer knows whether it is still meant.
     pub(crate) attempt: u32,
-    /// The backend of this attempt, when the attempt began, and when it must be over.
+    /// Another backend was tried, or the only one once more.
+    pub(crate) retried: bool,
+    /// The backend of this attempt, whose address it sees, when the attempt began, and when it must be over.
     pub(crate) target: Option<Serving>,
+    pub(crate) source: Source,
     pub(crate) began: Duration,
     pub(crate) ends: Duration,
     /// The flow is counted as saved by a retry.

@@ -5,6 +5,7 @@
 //! - `registry`: names to slots, building tables off the data path; `table`: one immutable table per generation
 //! - [`routes`]: which pool an address and a class of clients lead to
 //! - `worker`: the loop of a thread; `accept`, `dial`, `relay`, `cut`: what it does when something is ready
+//! - `source`: whose address backends see
 //! - `udp`: the same for datagrams, by sessions
 //! - `flow`: one connection pair; `timer`, [`events`], `drains`: the rest; [`snapshot`]: counters as plain values
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ mod relay;
 pub mod routes;
 mod shared;
 pub mod snapshot;
+mod source;
 mod table;
 mod timer;
 mod udp;

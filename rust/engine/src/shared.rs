@@ -17,6 +17,7 @@ use crate::drains::{Drain, Drains};
 use crate::events::{Event, EventKind, EventRing};
 use crate::flow::{Arrival, WAKER_TOKEN};
 use crate::listener::Listeners;
+use crate::source::Bypasses;
 use crate::table::Table;
 
 /// How often each bound bit, and other rare things.
@@ -112,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) events: EventRing,
     pub(crate) drains: Drains,
     pub(crate) affinities: Affinities,
+    pub(crate) bypasses: Bypasses,
     pub(crate) bounds: Bounds,
     /// Flows open now, those on their way to another worker included.
     pub(crate) flows: CachePadded<AtomicUsize>,
@@ -129,6 +131,7 @@ impl Shared {
             doors: (0..config.worker_count()).map(|_| Door::new()).collect::<io::Result<_>>()?,
             events: EventRing::new(config.event_capacity)?,
             affinities: Affinities::new(config.max_affinities),
+            bypasses: Bypasses::default(),
             config,
             table: Arc::default(),
             listeners: Listeners::default(),

@@ -23,6 +23,8 @@ pub use send::{Outgoing, SendBatch, Sent, is_own_fault};
 pub const LARGEST: usize = 65_507;
 /// What the kernel may queue for a listener, which serves all clients, and for a reply socket.
 const SHARED_BUFFER: usize = 4 << 20;
+/// The same for an upstream socket that proved busy.
+const BUSY_BUFFER: usize = 1 << 20;
 /// Nobody is served there (RFC 863), and nothing is ever sent to it.
 const DISCARD: u16 = 9;
 
@@ -86,6 +88,15 @@ pub fn prepare_listener(fd: impl AsFd, diverted: bool) -> Result<(SocketAddr, Ar
 /// them. A kernel that cannot gives them one by one.
 pub fn join_trains(fd: impl AsFd) {
     let _ = set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+}
+
+/// A socket has much to receive: its datagrams may come joined, and more of them may wait.
+pub fn expect_many(fd: impl AsFd) {
+    let fd = fd.as_fd();
+    join_trains(fd);
+    if sockopt::set_socket_recv_buffer_size_force(fd, BUSY_BUFFER).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(fd, BUSY_BUFFER);
+    }
 }
 
 /// A socket connected to `backend`, whose source is the address `from` (any address, with a port that the kernel

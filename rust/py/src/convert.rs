@@ -108,10 +108,10 @@ const POOLS_AT_A_TIME: usize = 64;
 const BACKEND_FIELDS: &str = "host port weight healthy draining active flows bytes_in bytes_out connect_failures \
      consecutive_failures";
 const POOL_FIELDS: &str = "name flows active bytes_in bytes_out tries retries saved failed replayed budget_exhausted \
-     no_backend ended_closed ended_client_reset ended_backend_reset ended_drained connect_seconds connect_buckets backends";
+     no_backend source_not_kept ended_closed ended_client_reset ended_backend_reset ended_drained connect_seconds connect_buckets backends";
 const ENGINE_FIELDS: &str = "generation workers listeners flows flow_limit_hits fd_limit_hits pipe_limit_hits \
      events_dropped worker_panics accept_errors sessions session_limit_hits sessions_moved datagrams_dropped affinities \
-     affinity_limit_hits unrouted paused pools";
+     affinity_limit_hits bypasses bypass_limit_hits unrouted paused pools";
 const EVENT_FIELDS: &str = "kind time pool backend reason count";
 const CANDIDATE_FIELDS: &str = "host port weight healthy active consecutive_failures rank reason";
 const EXPLANATION_FIELDS: &str = "pool balance generation candidates";
@@ -189,6 +189,7 @@ pub(crate) fn pool_counters<'py>(py: Python<'py>, p: &PoolCounters) -> PyResult<
         p.replayed,
         p.budget_exhausted,
         p.no_backend,
+        p.source_not_kept,
         p.ended_closed,
         p.ended_client_reset,
         p.ended_backend_reset,
@@ -224,6 +225,8 @@ pub(crate) fn engine_counters<'py>(py: Python<'py>, e: &EngineCounters) -> PyRes
         e.datagrams_dropped,
         e.affinities,
         e.affinity_limit_hits,
+        e.bypasses,
+        e.bypass_limit_hits,
         e.unrouted,
         e.paused,
         PyTuple::new(py, pools)?,

@@ -16,7 +16,7 @@ from spliceway.capture.tproxy.nft import NftError, list_table, probe_nft, run_nf
 from spliceway.capture.tproxy.nodeports import follows_interfaces
 from spliceway.capture.tproxy.notices import TableNotices
 from spliceway.capture.tproxy.routing import Routing, bridges, interface_addresses, remove_all, route_interface
-from spliceway.capture.tproxy.rules import REMOVAL, Marks
+from spliceway.capture.tproxy.layout import REMOVAL, Marks
 from spliceway.capture.tproxy.sockets import TransparentListener, open_listeners
 from spliceway.capture.tproxy.state import WantedTable
 from spliceway.errors import FrontendError

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Iterable
 
 from spliceway.capture.tproxy.elements import Element, collapse
-from spliceway.capture.tproxy.rules import Detector
+from spliceway.capture.tproxy.layout import Detector
 from spliceway.model import ClientClass, Node
 from spliceway.settings import CaptureSettings, DetectLocal
 

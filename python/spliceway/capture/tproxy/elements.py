@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from spliceway.capture.tproxy.rules import FAMILY, TABLE, action_chain
+from spliceway.capture.tproxy.actions import action_chain
+from spliceway.capture.tproxy.layout import FAMILY, TABLE
 from spliceway.model import Frontend, FrontendVerdict, Protocol
 
 _WILDCARDS = ("0.0.0.0", "::")

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from spliceway.capture.tproxy.rules import Detector
+from spliceway.capture.tproxy.layout import Detector
 from spliceway.model import Problem
 
 _BRIDGE_FILTERING = Path("/proc/sys/net/bridge")

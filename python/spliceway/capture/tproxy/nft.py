@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from spliceway.capture.tproxy.rules import FAMILY, TABLE
+from spliceway.capture.tproxy.layout import FAMILY, TABLE
 from spliceway.errors import FrontendError
 
 #: what an error message may quote of nft's

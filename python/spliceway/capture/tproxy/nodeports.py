@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from spliceway.capture.tproxy.rules import Accepted
+from spliceway.capture.tproxy.layout import FAMILIES, FAMILY, TABLE
 from spliceway.settings import CaptureSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -13,6 +14,15 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _LOOPBACK: Mapping[int, Network] = {4: ipaddress.ip_network("127.0.0.0/8"), 6: ipaddress.ip_network("::1/128")}
 _KEYWORDS = {"localhost": ("127.0.0.0/8", "::1/128"), "all": ("0.0.0.0/0", "::/0")}
 _PRIMARY = "primary"
+
+
+class Accepted(NamedTuple):
+    """At which of the node's own addresses of one family NodePorts are served (D-06 to D-08)."""
+
+    #: None: all of them, whatever they are when the packet comes
+    addresses: tuple[str, ...] | None
+    #: on loopback addresses, for the node's own processes only (D-09)
+    loopback: bool = False
 
 
 def follows_interfaces(settings: CaptureSettings) -> bool:
@@ -45,6 +55,26 @@ def accepted_addresses(
         )
         accepted[version] = Accepted(None if match_all else tuple(sorted(inside)), loopback)
     return accepted
+
+
+def node_address_body(accepted: Mapping[int, Accepted]) -> str:
+    """Rules of chain ``node_address``: on to the NodePorts, for the addresses at which they are served."""
+    lines: list[str] = []
+    for version, loopback in ((4, "127.0.0.0/8"), (6, "::1")):
+        word, (addresses, with_loopback) = FAMILIES[version][0], accepted[version]
+        lines.append(f"{word} daddr {loopback} {'goto nodeports' if with_loopback else 'return'}")
+        if addresses is None:
+            lines.append(f"meta nfproto ipv{version} goto nodeports")
+        elif addresses:
+            lines.append(f"{word} daddr {{ {', '.join(addresses)} }} goto nodeports")
+    return "\n".join(lines)
+
+
+def node_address_text(accepted: Mapping[int, Accepted]) -> str:
+    """Commands that write chain ``node_address`` anew."""
+    lines = node_address_body(accepted).splitlines()
+    chain = f"{FAMILY} {TABLE} node_address"
+    return f"flush chain {chain}\n" + "".join(f"add rule {chain} {line}\n" for line in lines)
 
 
 def _networks(entries: Iterable[str], node_addresses: Sequence[str] | None) -> list[Network]:

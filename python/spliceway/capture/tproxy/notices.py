@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 from spliceway.capture.tproxy import netlink
-from spliceway.capture.tproxy.rules import TABLE
+from spliceway.capture.tproxy.layout import TABLE
 
 _NFTABLES_GROUP = 7
 _NEW_GENERATION = (10 << 8) | 15

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spliceway.capture.tproxy import netlink
-from spliceway.capture.tproxy.rules import Marks
+from spliceway.capture.tproxy.layout import Marks
 
 #: ``proto`` of our rules and routes; no routing daemon has it (iproute2's rt_protos)
 PROTOCOL = 107

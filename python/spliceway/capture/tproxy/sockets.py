@@ -8,7 +8,7 @@ import socket
 from typing import NamedTuple
 
 from spliceway.capture.bind import listen_backlog
-from spliceway.capture.tproxy.rules import PortKey
+from spliceway.capture.tproxy.layout import PortKey
 from spliceway.errors import FrontendError
 from spliceway.model import ClientClass, Protocol
 

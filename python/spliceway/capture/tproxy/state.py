@@ -12,15 +12,9 @@ import msgspec
 
 from spliceway.capture.tproxy.detector import detector_of, pod_cidrs, pod_elements
 from spliceway.capture.tproxy.elements import Element, change_text, elements_of
-from spliceway.capture.tproxy.nodeports import accepted_addresses
-from spliceway.capture.tproxy.rules import (
-    REMOVAL,
-    Accepted,
-    Marks,
-    PortKey,
-    node_address_text,
-    table_text,
-)
+from spliceway.capture.tproxy.layout import REMOVAL, Marks, PortKey
+from spliceway.capture.tproxy.nodeports import Accepted, accepted_addresses, node_address_text
+from spliceway.capture.tproxy.rules import table_text
 from spliceway.model import Frontend, FrontendKey, Node
 from spliceway.settings import CaptureSettings
 

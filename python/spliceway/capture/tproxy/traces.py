@@ -7,7 +7,7 @@ import errno
 from spliceway.capture.tproxy import netlink
 from spliceway.capture.tproxy.nft import run_nft
 from spliceway.capture.tproxy.routing import remove_all
-from spliceway.capture.tproxy.rules import FAMILY, REMOVAL, TABLE
+from spliceway.capture.tproxy.layout import FAMILY, REMOVAL, TABLE
 
 _GET_TABLE = (10 << 8) | 1
 _TABLE_NAME = 1

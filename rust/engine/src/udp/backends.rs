@@ -17,7 +17,7 @@ use spliceway_io::udp::{self, Outgoing};
 use spliceway_io::{Errno, fork};
 
 use super::{Session, SessionId};
-use crate::dial::{describe, is_local, source};
+use crate::dial::{describe, is_local};
 use crate::events::EventKind;
 use crate::flow::{Serving, Token};
 use crate::timer::Due;
@@ -98,7 +98,8 @@ impl Worker {
     /// Open a socket to `backend` and send it what is held.
     fn try_backend(&mut self, id: SessionId, client: SocketAddr, backend: Serving) -> Attempt {
         let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
-        let from = source(session.keep_source, client, backend.0.address);
+        let bypasses = &self.tools.shared.bypasses;
+        let from = bypasses.source(session.keep_source, client, backend.0.address, self.now).address();
         session.from = from;
         let opened = self.open_upstream(id, backend.0.address, from);
         let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };

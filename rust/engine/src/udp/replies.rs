@@ -20,7 +20,7 @@ use crate::worker::Worker;
 const BURST: usize = 16;
 /// The same while a session has never had two at once: most have one answer.
 const FEW: usize = 2;
-/// After so many reads that found several datagrams, the kernel is asked to join them.
+/// After so many reads that found several datagrams, the socket is prepared for many.
 const BUSY: u8 = 4;
 /// Reply sockets of one worker at most; the one that was idle longest makes room.
 const MOST_SOCKETS: usize = 1024;
@@ -157,7 +157,7 @@ impl Worker {
         if count > 1 && session.busy < BUSY {
             session.busy += 1;
             if session.busy == BUSY {
-                udp::join_trains(socket);
+                udp::expect_many(socket);
             }
         }
         let backend = session.serving.as_ref().map(|serving| &serving.0);
@@ -207,6 +207,12 @@ impl Worker {
     fn send_by<'a>(&mut self, way: Way, count: usize, message: &dyn Fn(usize) -> Outgoing<'a>) -> u64 {
         let lost = |from: usize| (from..count).map(|index| message(index).datagrams() as u64).sum::<u64>();
         let (now, mark) = (self.now, self.shared().config.mark);
+        if let Way::Reply(address) = way
+            && matches!(self.udp.outbox.socket(address, mark, now), Err(ConnectError::Failed(errno)) if is_local(errno))
+        {
+            self.shared().bounds.fd_limit_hits.fetch_add(1, Relaxed);
+            self.end_oldest_session(); // one socket for all answers is worth more than one session
+        }
         match way {
             Way::Listener(number) => {
                 let Some(listener) = self.shared().listeners.get(number) else { return lost(0) };
