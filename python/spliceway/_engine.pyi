@@ -100,8 +100,8 @@ class EngineCounters(NamedTuple):
     #: clients that session affinity remembers now; how many were forgotten for lack of room
     affinities: int
     affinity_limit_hits: int
-    #: pairs of client and backend IP whose answers bypass this machine, remembered for 60 s each; how many were forgotten
-    #: for lack of room
+    #: pairs of client and backend IP whose answers are taken to bypass this machine; how many were forgotten for lack
+    #: of room
     bypasses: int
     bypass_limit_hits: int
     #: connections for which there was no route
@@ -215,7 +215,8 @@ class Engine:
 
         ``keep_source``: the backend sees the client's address, as far as the network lets its answers come back here. A
         connection that gets none within two fifths of ``connect_timeout`` is dialled again from this machine's address;
-        if the same backend answers that, the pair of client and backend IP is remembered for 60 s.
+        if the same backend answers that, flows of this pair of client and backend IP use it at once for 10 s; for 60 s
+        when that comes twice.
 
         UDP sessions whose backend is no longer in their pool end with this call: their next datagram picks again
         (C-08). Those on a backend of weight 0 stay. Counters of backends that stay are kept. Flows of a removed pool or

@@ -95,6 +95,14 @@ DIFFERENCES = (
         "M-02: with a cluster's CIDR as the detector, a Pod of another node keeps its address at this node's NodePort, "
         "so what a backend elsewhere answers passes this node by. spliceway takes the node's address there (M-09).",
     ),
+    Difference(
+        "spliceway*",
+        tuple(cell.replace("?l-*", "?l-* UDP *") for cell in _PODS_OF_OTHERS),
+        "served *<node*",
+        ("served+dropped *", "dropped"),
+        "The same by UDP, where silence is no sign: spliceway takes the node's address when a client asks again from "
+        "its port, or when TCP has shown it for the same two addresses shortly before. The cells' clients ask once.",
+    ),
 )
 
 

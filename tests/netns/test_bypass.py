@@ -52,6 +52,8 @@ class Node:
                 f"neigh add {CLIENT[family]} lladdr {_MACS[0]} dev direct nud permanent",
                 f"route add {CLIENT[family]} dev direct",
             )
+        spaces = (made.node, client, backend)
+        wait_until(lambda: not any(space.run("ip", "-6", "address", "show", "tentative") for space in spaces), "IPv6")
 
     def _listen(self, family: int) -> None:
         node, name = self.made.node, "ip" if family == 4 else "ip6"
@@ -165,3 +167,65 @@ def test_a_backend_that_is_slow_is_no_evidence(node: Node) -> None:
     assert node.engine.pool_counters("p").source_not_kept == 1
     assert node.engine.counters().bypasses == 0
     assert node.ask(OTHER) == OTHER
+
+
+def question(node: Node, family: int = 4, source: str = "", port: int = 5300) -> socket.socket:
+    """A UDP client of the VIP, whose backend is to see it, with the patience of a resolver that asks again."""
+    pool = record("udp", [(BACKEND[family], port)])
+    node.engine.apply([pool], [], 2, [("udp", VIP[family], 53, (("udp", True), None, None))])
+    client = node.made.dial(node.made.client, (VIP[family], 53), (source or CLIENT[family], 0))
+    client.settimeout(0.6)
+    return client
+
+
+def unanswered(client: socket.socket, text: bytes) -> None:
+    """Ask, and wait in vain."""
+    client.send(text)
+    with pytest.raises(TimeoutError):
+        client.recv(100)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_udp_client_that_asks_again_is_answered(node: Node, family: int) -> None:
+    """DNS through a Service would never work for such clients. One question is lost at most, and later ones none."""
+    node.made.serve(node.made.backend, (BACKEND[family], 5300))
+    with question(node, family) as client:
+        unanswered(client, b"who?")
+        for text in (b"who?", b"and now?"):
+            client.send(text)
+            assert client.recv(100) == INNER[family].encode() + b" " + text
+    with question(node, family) as client:
+        client.send(b"another")
+        assert client.recv(100) == INNER[family].encode() + b" another"
+    pool = node.engine.pool_counters("udp")
+    assert (pool.flows, pool.source_not_kept, pool.tries, pool.saved) == (2, 2, 2, 0)
+    assert node.engine.counters().bypasses == 1
+
+
+def test_udp_clients_profit_from_what_connections_have_shown(node: Node) -> None:
+    """A client that asks once only gets its answer where TCP is used between the same two."""
+    node.made.serve(node.made.backend, (BACKEND[4], 5300))
+    node.apply((PORT,))
+    assert node.ask() == INNER[4]
+    with question(node) as client:
+        client.send(b"who?")
+        assert client.recv(100) == INNER[4].encode() + b" who?"
+
+
+def test_a_udp_client_that_waits_for_no_answer_keeps_its_address(node: Node) -> None:
+    """Logs and statistics go one way, and are sorted by who sent them. Only what is sent again and again is tried from
+    the node's address, once."""
+    with node.made.backend.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.settimeout(PATIENCE)
+        collector.bind((BACKEND[4], 5301))
+        for texts, seen in (
+            ((b"one", b"two", b"three"), (OTHER, OTHER, OTHER)),
+            ((b"beat", b"beat", b"beat", b"beat"), (OTHER, INNER[4], OTHER, OTHER)),
+        ):
+            with question(node, source=OTHER, port=5301) as client:
+                for text in texts:
+                    unanswered(client, text)
+            received = [collector.recvfrom(100) for _ in texts]
+            assert [(text, host) for text, (host, _) in received] == list(zip(texts, seen, strict=True))
+    assert node.engine.pool_counters("udp").source_not_kept == 0
+    assert node.engine.counters().bypasses == 0

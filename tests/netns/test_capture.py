@@ -364,6 +364,70 @@ def test_a_firewall_that_drops_by_default_needs_the_two_rules_of_the_documentati
     in_node(FIREWALL)
 
 
+CLOSED = """
+build()
+subprocess.run(["nft", "-f", "-"], check=True, text=True, input=FIREWALL)
+async def main():
+    capture = await opened(check_interval=0.1)
+    await capture.change(everything(), ())
+    async def expect(client, problems, served=False):
+        for _ in range(3):
+            answer = ask_tcp(client, VIP4, 80, timeout=0.1)
+            assert answer.startswith(client) == served, answer
+        capture._next_host_look = 0.0
+        with trio.fail_after(5):
+            while len(capture.problems()) != problems:
+                await trio.sleep(0.01)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(capture.watch)
+        await expect("ext", 1)
+        assert "clients from outside are captured, but none reaches" in capture.problems()[0].message
+        assert ask_tcp("node", VIP4, 80).startswith("node ")
+        await expect("pod", 2)
+        await capture.change((), keys(everything()[1:]))
+        capture._replace()  # counters begin anew
+        for command in OPENING:
+            run(command)
+        await expect("pod", 1, served=True)
+        await expect("ext", 0, served=True)
+        nursery.cancel_scope.cancel()
+trio.run(main)
+"""
+CLOSED_BY_NFT = """
+table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop
+        iif "lo" accept
+        ct state established,related accept
+    }
+}
+"""
+CLOSED_BY_IPTABLES = """
+table ip filter {
+    chain INPUT {
+        type filter hook input priority 0; policy drop
+        iif "lo" accept
+        ct state established,related accept
+    }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("firewall", "opening"),
+    [
+        (CLOSED_BY_NFT, "nft insert rule inet filter input meta mark and 0x30 != 0 accept"),
+        (CLOSED_BY_IPTABLES, "iptables-nft -I INPUT -m mark ! --mark 0/0x30 -j ACCEPT"),
+    ],
+    ids=["nft", "iptables"],
+)
+def test_a_host_that_closes_input_is_told_what_to_open(firewall: str, opening: str) -> None:
+    """docs/capture.md, "Beside other software": every Service would be dead, and nothing would say why."""
+    if shutil.which(opening.split()[0]) is None:
+        pytest.skip("needs iptables of the nft kind")
+    in_node(f"FIREWALL, OPENING = {firewall!r}, ({opening!r},)\n{CLOSED}")
+
+
 BRIDGED = """
 build()
 async def main():
@@ -397,6 +461,33 @@ trio.run(main)
 def test_pods_on_a_bridge_are_captured_as_well() -> None:
     """With br_netfilter (which Kubernetes asks for) their packets lose the socket that TPROXY found, once."""
     in_node(BRIDGED)
+
+
+SIBLINGS = """
+from spliceway._engine import Engine
+from support.rig import record
+build()
+add_bridge()
+server = backend("sibling", SIBLING4, 8080, Protocol.TCP)
+async def main():
+    capture = TproxyCapture(settings(), 1)
+    engine = Engine(workers=1, mark=UPSTREAM_MARK)
+    engine.start()
+    for listener in await capture.open():
+        engine.add_transparent_listener(listener.fd, listener.client_class.name.lower())
+    engine.apply([record("p", [(SIBLING4, 8080)])], [], 1, [("tcp", VIP4, 80, (("p", True), None, None))])
+    await capture.change(everything(), ())
+    for flows in (1, 2):
+        assert ask_tcp("bridged", VIP4, 80).split()[:2] == ["backend", "198.19.2.1"]
+        assert engine.pool_counters("p").source_not_kept == flows
+    engine.close()
+trio.run(main)
+"""
+
+
+def test_two_pods_of_one_bridge_reach_each_other_by_tcp() -> None:
+    """Their answers to each other's addresses pass the node by: the engine must fall back to the node's own (M-09)."""
+    in_node(SIBLINGS)
 
 
 DAMAGE = """
@@ -448,6 +539,58 @@ trio.run(main)
 def test_what_others_flush_is_restored_within_two_seconds() -> None:
     """W-20: a firewall that reloads flushes everything; without this no Service would work until a restart."""
     in_node(DAMAGE)
+
+
+CHANGES = """
+import json
+build()
+SOURCES = ("198.19.0.0/17", "198.18.0.0/24", "198.18.1.7/32", "fd00:19::/32", "fd00:18::7/128")
+def elements():
+    found = {}
+    for item in json.loads(run("nft -j list table inet spliceway"))["nftables"]:
+        for kind in ("map", "set"):
+            if kind in item:
+                found[item[kind]["name"]] = sorted(map(json.dumps, item[kind].get("elem", ())))
+    return found
+async def main():
+    capture = await opened()
+    await capture.change((), ())
+    path, os.environ["PATH"] = os.environ["PATH"], "/run"  # where there is no nft: it is needed no more
+    many = [frontend(f"198.19.{200 + n // 250}.{n % 250}", 80, REJECT, BOTH[n % 2]) for n in range(1600)]
+    balancers = [
+        frontend(host, 81, SERVE, protocol, kind=FrontendKind.LOAD_BALANCER, sources=SOURCES)
+        for host in VIPS for protocol in BOTH
+    ]
+    await capture.change([*everything(REJECT), *balancers, *many], ())
+    await capture.change([*everything(), *balancers[:2]], ())
+    await capture.change(
+        [frontend(VIP4, 81, REJECT, sources=SOURCES[1:2]), *everything(external=ExternalRoute("x", DROP))[:3]],
+        keys([*balancers[1:2], *many[1500:]]),
+    )
+    assert capture.problems() == () and capture.statistics().failures == 0
+    os.environ["PATH"] = path
+    by_netlink = elements()
+    assert len(by_netlink["frontends4"]) == 1500 + 4 - 1 and len(by_netlink["sources4"]) == 1, by_netlink
+    capture._replace()
+    assert elements() == by_netlink
+    assert capture._wanted.matches(run("nft -j list table inet spliceway").encode())
+    # What somebody else removed cannot be deleted: all is written anew, and the next change goes the short way again.
+    run("nft delete element inet spliceway frontends4 { 198.19.200.0 . tcp . 80 }")
+    await capture.change((), keys(many))
+    assert capture.statistics().failures == 1 and capture.problems() == () and len(elements()["frontends4"]) == 3
+    capture._check()  # its notice comes late, so this looks like damage
+    os.environ["PATH"] = "/run"
+    await capture.change(many, ())
+    os.environ["PATH"] = path
+    assert capture.statistics().failures == 1 and len(elements()["frontends4"]) == 1603
+    await capture.remove()
+trio.run(main)
+"""
+
+
+def test_changes_by_netlink_give_what_nft_gives() -> None:
+    """A Service's change takes one message to the kernel; one wrong byte would lead its clients to another Service."""
+    in_node(CHANGES)
 
 
 FAILURE = """

@@ -62,6 +62,15 @@ assert code == 1 and "An agent runs on this node" in output and "--force" in out
 assert "spliceway" in run("nft list tables")
 code, output = cleanup("--force")
 assert code == 0 and "spliceway" not in run("nft list tables"), output
+run("nft add table inet spliceway")
+run("nft add table ip kube-proxy")
+code, output = cleanup("--kube-proxy")
+assert code == 0 and "its own rules stay" in output, output
+assert "of kube-proxy: nftables table ip kube-proxy" in output and "nothing to remove" not in output, output
+assert run("nft list tables") == "table inet spliceway\\n"
+assert "nothing to remove" in cleanup("--kube-proxy")[1]
+code, output = cleanup("--kube-proxy", "--force")
+assert code == 0 and run("nft list tables") == "", output
 agent.close()
 run("nft add table inet spliceway")
 code, output = cleanup()
@@ -70,6 +79,7 @@ assert code == 0, "the socket file of a dead agent is no agent"
 
 
 def test_a_running_agent_is_not_disturbed_unless_told_so() -> None:
+    """An agent in kube-proxy's place must go on serving while what kube-proxy left is taken away."""
     run_child(PREAMBLE + RUNNING, prefix=("unshare", "--net", "--mount"))
 
 

@@ -203,6 +203,10 @@ class Services:
         self._made.append(service)
         return service.create(*ports, **spec)
 
+    def __len__(self) -> int:
+        """How many were made."""
+        return len(self._made)
+
     def close(self) -> None:
         """Delete what still exists."""
 

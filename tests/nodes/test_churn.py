@@ -19,7 +19,7 @@ from .services import Service, Services, Target
 from .state import differences, programmed
 from .traffic import Traffic
 
-SECONDS = float(os.environ.get("SPLICEWAY_CHURN_SECONDS", "60"))
+SECONDS = float(os.environ.get("SPLICEWAY_CHURN_SECONDS", "20" if os.environ.get("CI") else "60"))
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(180 + 2 * SECONDS)]
 SERVICES = 500
 #: who change Services at the same time, each with a pause between two changes: together some 100 a second

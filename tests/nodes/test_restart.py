@@ -12,6 +12,7 @@ import pytest
 
 from cluster.api import Api
 from support.nodes import Host, Node, Rig
+from support.rig import wait_until
 
 from .agents import Agent, Agents
 from .expect import dropped, hold, served, stays
@@ -151,6 +152,24 @@ def test_other_nodes_do_not_notice_a_restart(
         stream.stays_with(rig.node(1).pod(1).name)
     assert not traffic.failures, traffic.failures
     assert traffic.seen["served"] > 100
+
+
+@pytest.mark.parametrize("on_node", [False, True], ids=["pod", "node"])
+def test_a_datagram_client_is_served_again_after_a_restart(
+    service: Service, rig: Rig, node: Node, agent: Agent, on_node: bool
+) -> None:
+    """What the kernel saw while nobody captured would stay with it, and the client's port with that (C-10)."""
+    backend = rig.node(1).pod(1)
+    client: Host = node if on_node else node.pod(1)
+    for family in (4, 6):
+        with Stream(client, service.cluster("udp", family)) as stream:
+            stream.wait_served_by(backend.name)
+            agent.stop()
+            agent.start()
+            agent.wait_ready()
+            before = len(stream.answers)
+            wait_until(lambda: len(stream.answers) > before, "the stream goes on")  # noqa: B023
+            stream.stays_with(backend.name)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def _stray(connection: socket.socket, sequence: int) -> bytes:
 
 def _checksum(data: bytes) -> int:
     """RFC 1071; the length is even."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -190,6 +190,16 @@ def _has_sctp() -> bool:
 def _notes(api: Api, name: str) -> list[str]:
     events = api.list_objects("Event", "default")
     return [event.get("note", "") for event in events if event.get("regarding", {}).get("name") == name]
+
+
+def test_agents_tell_the_cluster_that_they_started(rig: Rig, services: Services, api: Api) -> None:
+    """Somebody who looks at a node's Events would not see that its Services' proxy was restarted."""
+
+    def told() -> set[str]:
+        events = api.list_objects("Event", "default")
+        return {event["regarding"]["name"] for event in events if event["reason"] == "Starting"}
+
+    wait_until(lambda: told() >= {node.name for node in rig.nodes}, "an Event for each node")
 
 
 def test_metrics_and_configuration_tell_what_is_served(services: Services, rig: Rig) -> None:

@@ -164,3 +164,17 @@ async def test_a_taken_port_is_told_once_and_tried_again(monkeypatch: pytest.Mon
             assert (await ask(Address("127.0.0.1", port)))[0] == 200
             assert ports.problems() == ()
             assert len(told) == 1
+
+
+async def test_a_thousand_ports_are_not_a_thousand_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """At the start of an agent the log would be full of ports, and what matters would be out of sight."""
+    planned = FakeObserved()
+    keys = [ObjectKey("default", f"shop-{number}") for number in range(14)]
+    planned.plan_map = {key: plan(free_port(), 1, key=key) for key in keys}
+    ports = HealthNodePorts(planned, lambda: True, loopback)
+    with caplog.at_level("INFO", logger="spliceway.observe.healthnodeport"):
+        async with running(ports):
+            while len(ports.listeners) < len(keys) or not caplog.messages:
+                await trio.lowlevel.checkpoint()
+    assert len(caplog.messages) == 11
+    assert caplog.messages[-1] == "and 4 more health check ports changed"

@@ -76,13 +76,15 @@ class Applier:
         """Carry out ``steps``; at the end the engine has published ``generation``."""
         work = _Work.of(steps)
         async with self._lock:
-            routes = self._frontends.routes([*work.rejected, *work.offered])
+            changed = [*work.rejected, *work.offered]
+            routed = bool(self._frontends.routes(changed[:1]))
             # Readers of the generation must find the whole state behind it, so the last call to the engine publishes.
-            whole = len(work.upserts) <= CHUNK and not (work.offered or work.closed or work.removes or routes)
+            whole = len(work.upserts) <= CHUNK and not (work.offered or work.closed or work.removes or routed)
             await self._frontends.withdraw(work.rejected)
             await self._upsert(work.upserts, generation if whole else generation - 1)
-            for start in range(0, len(routes), ROUTES_CHUNK):
-                await self._engine.apply((), (), generation - 1, routes[start : start + ROUTES_CHUNK])
+            for start in range(0, len(changed) if routed else 0, ROUTES_CHUNK):
+                routes = self._frontends.routes(changed[start : start + ROUTES_CHUNK])
+                await self._engine.apply((), (), generation - 1, routes)
             await self._frontends.offer(work.offered, work.closed)
             if not (whole and work.upserts) or self._pool_problems:
                 await self._engine.apply((), work.removes, generation, unroutes=work.closed)

@@ -8,7 +8,7 @@ from typing import Protocol as Face
 
 import trio
 
-from spliceway.apply.frontends import FAILED, REJECTING, SERVING, Journal, subject
+from spliceway.apply.frontends import FAILED, REJECTING, SERVING, frontend_journal, subject
 from spliceway.engine import RouteRecord, TrioEngine
 from spliceway.errors import FrontendError
 from spliceway.model import Address, Frontend, FrontendKey, FrontendState, Problem, Protocol
@@ -38,7 +38,7 @@ class BoundFrontends:
         self._states: dict[FrontendKey, FrontendState] = {}
         #: frontends that could not be opened, the one tried last at the end
         self._failed: dict[FrontendKey, Problem] = {}
-        self._journal = Journal()
+        self._journal = frontend_journal()
         self._accepting = True
 
     async def start(self) -> None:
@@ -55,7 +55,7 @@ class BoundFrontends:
         for frontend in rejected:
             self._close(frontend.key)
             self._states[frontend.key] = FrontendState(frontend, REJECTING, "no usable endpoint")
-            self._journal.note(frontend, "refuses clients: no usable endpoint")
+            self._journal.note(f"{subject(frontend)} refuses clients: no usable endpoint")
             await pace.breathe()
         self._journal.write()
 
@@ -68,7 +68,7 @@ class BoundFrontends:
         for key in closed:
             self._close(key)
             if state := self._states.pop(key, None):
-                self._journal.note(state.frontend, "closed")
+                self._journal.note(f"{subject(state.frontend)} closed")
             await pace.breathe()
         if closed and self._failed:
             for frontend in offered:  # an address in the way may be free only now
@@ -132,7 +132,7 @@ class BoundFrontends:
         else:
             self._failed.pop(key, None)
             self._states[key] = FrontendState(frontend, SERVING)
-            self._journal.note(frontend, "serves")
+            self._journal.note(f"{subject(frontend)} serves")
 
     def _fail(self, frontend: Frontend, message: str) -> None:
         problem = Problem(subject(frontend), message)

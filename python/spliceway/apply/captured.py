@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol as Face
 
-from spliceway.apply.frontends import DROPPING, REJECTING, SERVING, Journal
+from spliceway.apply.frontends import DROPPING, REJECTING, SERVING, frontend_journal, subject
 from spliceway.engine import ROUTE_CLASSES, RouteRecord, TrioEngine
 from spliceway.model import (
     ClientClass,
@@ -70,7 +70,7 @@ class CapturedFrontends:
         self._engine = engine
         self._rules = rules
         self._states: dict[FrontendKey, FrontendState] = {}
-        self._journal = Journal()
+        self._journal = frontend_journal()
         self._accepting = True
 
     async def start(self) -> None:
@@ -129,7 +129,7 @@ class CapturedFrontends:
             self._note(frontend)
         for key in closed:
             if state := self._states.pop(key, None):
-                self._journal.note(state.frontend, "closed")
+                self._journal.note(f"{subject(state.frontend)} closed")
         self._journal.write()
 
     def _note(self, frontend: Frontend) -> None:
@@ -137,7 +137,8 @@ class CapturedFrontends:
         known = self._states.get(frontend.key)
         self._states[frontend.key] = FrontendState(frontend, state, message)
         if known is None or known.state != state:
-            self._journal.note(frontend, {SERVING: "serves", REJECTING: "refuses clients", DROPPING: "drops"}[state])
+            what = {SERVING: "serves", REJECTING: "refuses clients", DROPPING: "drops"}[state]
+            self._journal.note(f"{subject(frontend)} {what}")
 
 
 def _state(frontend: Frontend) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What both ways to serve frontends have in common: the face that `Applier` uses, states and the journal."""
+"""What both ways to serve frontends have in common: the face that `Applier` uses, states and names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from spliceway.engine import RouteRecord
+from spliceway.journal import Journal
 from spliceway.model import Frontend, FrontendKey, FrontendState, Problem
 
 SERVING = "serving"
 REJECTING = "rejecting"
 DROPPING = "dropping"
 FAILED = "failed"
-
-#: frontends of one batch that get a line each in the log
-LOG_LINES = 10
 
 log = logging.getLogger("spliceway.apply")
 
@@ -67,28 +65,9 @@ class Frontends(Protocol):
         ...
 
 
-class Journal:
-    """Tells the log what became of frontends: one line each, but thousands of them get a summary."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._more = 0
-
-    def note(self, frontend: Frontend, what: str) -> None:
-        """Remember one line."""
-        if len(self._lines) < LOG_LINES:
-            self._lines.append(f"{subject(frontend)} {what}")
-        else:
-            self._more += 1
-
-    def write(self) -> None:
-        """Log what was noted since the last call."""
-        for line in self._lines:
-            log.info("%s", line)
-        if self._more:
-            log.info("and %d more frontends changed", self._more)
-        self._lines.clear()
-        self._more = 0
+def frontend_journal() -> Journal:
+    """Tells the log what became of frontends."""
+    return Journal(log, "frontends")
 
 
 def subject(frontend: Frontend) -> str:

@@ -14,8 +14,12 @@ _NFT_TIMEOUT = 60.0
 
 
 @click.command()
-@option("--kube-proxy", is_flag=True, help="Also remove what kube-proxy left: chains, tables, ipvs servers, ipsets.")
-@option("--force", is_flag=True, help="Also while an agent runs. (It restores its own rules within a second.)")
+@option(
+    "--kube-proxy",
+    is_flag=True,
+    help="Also remove what kube-proxy left: chains, tables, ipvs servers, ipsets. While an agent runs, only this.",
+)
+@option("--force", is_flag=True, help="Remove the rules of an agent that runs, too. (It restores them at once.)")
 @state_socket_option
 def cleanup(kube_proxy: bool, force: bool, state_socket: Path) -> None:
     """Remove all packet rules, ip rules and routes that agents with `--capture tproxy` made on this node.
@@ -23,14 +27,19 @@ def cleanup(kube_proxy: bool, force: bool, state_socket: Path) -> None:
     Needs no API server, and may be repeated. An agent that ends in order removes them itself; this is for one that was
     killed. Exit code 1: something could not be removed.
     """
-    if not force and agent_answers(state_socket):
+    removed: list[str] = []
+    failed: list[str] = []
+    if force or not agent_answers(state_socket):
+        from spliceway.capture.tproxy.traces import remove_traces  # only this command needs them
+
+        removed, failed = remove_traces(_NFT_TIMEOUT)
+    elif kube_proxy:
+        click.echo(f"An agent runs on this node (it answers at {state_socket}): its own rules stay.")
+    else:
         raise click.ClickException(
             f"An agent runs on this node (it answers at {state_socket}), and it would restore its rules. "
             "Stop it first, or say --force."
         )
-    from spliceway.capture.tproxy.traces import remove_traces  # only this command needs them
-
-    removed, failed = remove_traces(_NFT_TIMEOUT)
     if kube_proxy:
         from spliceway.capture.kubeproxy import remove_leftovers
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from spliceway.journal import Journal
 from spliceway.model import Address, HealthNodePort, ObjectKey, Problem, ServicePlan
 from spliceway.observe.http import HttpServer, Request, Response
 from spliceway.observe.listening import listen
@@ -83,6 +84,7 @@ class HealthNodePorts:
         self._failed: dict[_Listener, Problem] = {}
         #: when those that failed are tried again
         self._retry_at = 0.0
+        self._journal = Journal(log, "health check ports")
 
     @property
     def listeners(self) -> tuple[Address, ...]:
@@ -109,7 +111,7 @@ class HealthNodePorts:
             running = self._open.pop(listener)
             running.scope.cancel()
             await running.closed.wait()
-            log.info("health check port %s of Service %s: closed", listener.address, listener.service)
+            self._journal.note(f"health check port {listener.address} of Service {listener.service}: closed")
         for listener in self._failed.keys() - wanted:
             del self._failed[listener]
         retry = trio.current_time() >= self._retry_at
@@ -118,6 +120,7 @@ class HealthNodePorts:
                 await self._start(nursery, listener)
         if retry:
             self._retry_at = trio.current_time() + RETRY_INTERVAL
+        self._journal.write()
 
     def _wanted(self) -> set[_Listener]:
         found: set[_Listener] = set()
@@ -144,7 +147,7 @@ class HealthNodePorts:
         nursery.start_soon(self._serve, listener, opened, running)
         self._open[listener] = running
         self._failed.pop(listener, None)
-        log.info("health check port %s of Service %s: open", listener.address, listener.service)
+        self._journal.note(f"health check port {listener.address} of Service {listener.service}: open")
 
     async def _serve(self, listener: _Listener, opened: trio.SocketListener, running: _Running) -> None:
         answer = partial(self._answer, listener)

@@ -204,29 +204,27 @@ impl Affinities {
         Affinity { group, name, timeout }
     }
 
-    /// To be called when `new` was published in the place of `old`: a changed timeout takes effect at once (U-13), and a
-    /// group that no pool names any more is forgotten.
-    pub fn replace(&self, old: Option<&Pool>, new: Option<&Pool>) {
-        if let Some(affinity) = new.and_then(|pool| pool.affinity.as_ref()) {
-            if let Some(named) = lock(&self.groups).by_name.get_mut(&affinity.name) {
-                named.pools += 1;
-            }
-            affinity.group.set_timeout(affinity.timeout);
+    /// To be called when `pool` was published: a changed timeout takes effect at once (U-13).
+    pub fn enter(&self, pool: Option<&Pool>) {
+        let Some(affinity) = pool.and_then(|pool| pool.affinity.as_ref()) else { return };
+        if let Some(named) = lock(&self.groups).by_name.get_mut(&affinity.name) {
+            named.pools += 1;
         }
-        if let Some(affinity) = old.and_then(|pool| pool.affinity.as_ref()) {
-            self.leave(&affinity.name);
-        }
+        affinity.group.set_timeout(affinity.timeout);
     }
 
-    fn leave(&self, name: &str) {
+    /// To be called when `pool` is not published any more, after [`enter`](Self::enter) of all that are: a group that no pool
+    /// names is forgotten.
+    pub fn leave(&self, pool: Option<&Pool>) {
+        let Some(affinity) = pool.and_then(|pool| pool.affinity.as_ref()) else { return };
         let group = {
             let mut groups = lock(&self.groups);
-            let Some(named) = groups.by_name.get_mut(name) else { return };
+            let Some(named) = groups.by_name.get_mut(&affinity.name) else { return };
             named.pools -= 1;
             if named.pools > 0 {
                 return;
             }
-            groups.by_name.remove(name).map(|named| named.group)
+            groups.by_name.remove(&affinity.name).map(|named| named.group)
         };
         if let Some(group) = group {
             group.gone.store(true, Relaxed);

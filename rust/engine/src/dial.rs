@@ -221,11 +221,12 @@ impl Worker {
         if dialling.source.is_substitute() {
             pool.source_not_kept.fetch_add(1, Relaxed);
         }
-        if let Source::AfterSilence(waited) = dialling.source
-            && took < waited
-        {
+        let bypasses = &self.tools.shared.bypasses;
+        match dialling.source {
             // A backend that is slower than the wait was would have answered the client as late: no evidence.
-            self.tools.shared.bypasses.learn(dialling.client, target.0.address, now);
+            Source::AfterSilence(waited) if took < waited => bypasses.learn(dialling.client, target.0.address, now),
+            Source::Client(_) => bypasses.unlearn(dialling.client, target.0.address, now),
+            _ => {}
         }
         target.0.flows.fetch_add(1, Relaxed);
         let backend = target.0.address;

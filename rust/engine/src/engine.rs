@@ -165,8 +165,12 @@ impl Engine {
                 self.shared.tell_all(|| Message::Moved(Arc::clone(&slots)));
             }
         }
-        for (old, new) in &made.with_affinity {
-            self.shared.affinities.replace(old.as_deref(), new.as_deref());
+        // All that come before any that go: a group may pass from one pool to another.
+        for (_, new) in &made.with_affinity {
+            self.shared.affinities.enter(new.as_deref());
+        }
+        for (old, _) in &made.with_affinity {
+            self.shared.affinities.leave(old.as_deref());
         }
         if let Some(at) = made.drain {
             self.shared.tell_all(|| Message::CutLeavingAt(at));

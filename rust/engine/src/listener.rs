@@ -40,6 +40,8 @@ pub(crate) struct Listener {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagrams {
     pub(crate) worker: usize,
+    /// The class of clients that it was opened for: `Numbered::datagrams` has it there, whatever it serves later.
+    class: Option<ClientClass>,
     pub(crate) address: SocketAddr,
     pub(crate) arrival: Arrival,
 }
@@ -91,7 +93,7 @@ impl Numbered {
         let number = self.next;
         self.next += 1;
         if let Some(datagrams) = datagrams {
-            *self.datagrams.entry((serves.class(), datagrams.worker)).or_default() += 1;
+            *self.datagrams.entry((datagrams.class, datagrams.worker)).or_default() += 1;
         }
         let listener = Listener { open: RwLock::new(Open { socket: Some(socket), serves }), datagrams };
         self.by_number.insert(number, Arc::new(listener));
@@ -115,7 +117,7 @@ impl Listeners {
         let mut listeners = self.write();
         let served = |worker: &usize| listeners.datagrams.get(&(serves.class(), *worker)).copied().unwrap_or(0);
         let worker = (0..workers).min_by_key(served).unwrap_or(0);
-        (listeners.add(socket, serves, Some(Datagrams { worker, address, arrival })), worker)
+        (listeners.add(socket, serves, Some(Datagrams { worker, class: serves.class(), address, arrival })), worker)
     }
 
     pub(crate) fn get(&self, number: usize) -> Option<Arc<Listener>> {
@@ -125,8 +127,8 @@ impl Listeners {
     pub(crate) fn take(&self, number: usize) -> Option<Arc<Listener>> {
         let mut listeners = self.write();
         let listener = listeners.by_number.remove(&number)?;
-        if let Some(Datagrams { worker, .. }) = listener.datagrams
-            && let Some(count) = listeners.datagrams.get_mut(&(listener.open().serves.class(), worker))
+        if let Some(Datagrams { worker, class, .. }) = listener.datagrams
+            && let Some(count) = listeners.datagrams.get_mut(&(class, worker))
         {
             *count = count.saturating_sub(1);
         }

@@ -70,8 +70,9 @@ impl Engine {
         self.check_open()?; // as for connections
         let serves = serves(&mut registry)?;
         let (number, worker) = self.shared.listeners.add_datagrams(fd, serves, told, self.shared.doors.len());
-        drop(registry);
+        // Under the lock that `apply` takes to publish: one of both sees the other.
         self.shared.serves_datagrams.store(true, Release);
+        drop(registry);
         let Some(listener) = self.shared.listeners.get(number) else { return Ok(number) };
         let watched = listener
             .open()

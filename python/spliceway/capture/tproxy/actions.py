@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from spliceway.capture.tproxy.layout import FAMILIES, RUNNING_TCP, Detector, Marks, chain, set_mark
+from spliceway.capture.tproxy.layout import FAMILIES, NEW_TCP, RUNNING_TCP, Detector, Marks, chain, set_mark
 from spliceway.model import FrontendVerdict
 
 #: ``reject`` and ``drop`` are words of nftables, so the chains have other names
 _VERDICT_CHAINS = {FrontendVerdict.SERVE: "serve", FrontendVerdict.REJECT: "refuse", FrontendVerdict.DROP: "discard"}
-_NEW_TCP = "tcp flags & (fin | syn | rst | ack) == syn"
 
 
 def action_chain(verdict: FrontendVerdict, external: FrontendVerdict, *, guarded: bool) -> str:
@@ -23,7 +22,7 @@ def action_chains(marks: Marks, detector: Detector) -> list[str]:
     chains = [
         chain("serve", set_mark(marks.capture)),
         chain("refuse", _refuse(marks)),
-        chain("discard", f"{_NEW_TCP} drop\nmeta l4proto udp drop"),
+        chain("discard", f"{NEW_TCP} drop\nmeta l4proto udp drop"),
     ]
     pairs = [(verdict, external) for verdict in FrontendVerdict for external in FrontendVerdict]
     for verdict, external in pairs:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import trio
 
 from spliceway.capture.local import LocalAddresses
+from spliceway.capture.tproxy.arrivals import Arrivals, read_counters
 from spliceway.capture.tproxy.detector import classify
 from spliceway.capture.tproxy.hostchecks import bridge_problems, filters_bridges
+from spliceway.capture.tproxy.layout import REMOVAL, Marks
 from spliceway.capture.tproxy.nft import NftError, list_table, probe_nft, run_nft
 from spliceway.capture.tproxy.nodeports import follows_interfaces
 from spliceway.capture.tproxy.notices import TableNotices
 from spliceway.capture.tproxy.routing import Routing, bridges, interface_addresses, remove_all, route_interface
-from spliceway.capture.tproxy.layout import REMOVAL, Marks
 from spliceway.capture.tproxy.sockets import TransparentListener, open_listeners
 from spliceway.capture.tproxy.state import WantedTable
+from spliceway.capture.tproxy.transaction import ElementChanges
 from spliceway.errors import FrontendError
 from spliceway.model import ClientClass, Frontend, FrontendKey, Node, Problem
 from spliceway.settings import CaptureSettings
@@ -66,6 +69,7 @@ class TproxyCapture:
         self._addresses: tuple[str, ...] = ()
         self._local = LocalAddresses()
         self._notices: TableNotices | None = None
+        self._elements = ElementChanges()
         self._lock = trio.Lock()
         #: its own, so that no other work in threads can hold up a change
         self._threads = trio.CapacityLimiter(1)
@@ -76,6 +80,7 @@ class TproxyCapture:
         #: our hooks were registered when br_netfilter's were there; see `spliceway.capture.tproxy.rules`
         self._after_bridges = False
         self._failure: Problem | None = None
+        self._arrivals = Arrivals(self._marks.both)
         self._host_problems: tuple[Problem, ...] = ()
         self._changes = self._failures = self._restored = 0
         self._last_duration = 0.0
@@ -149,9 +154,9 @@ class TproxyCapture:
 
     def _change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> None:
         began = time.perf_counter()
-        text = self._wanted.change(changed, removed)
+        change = self._wanted.change(changed, removed)
         if self._begun:
-            self._apply(text)
+            self._bring(partial(self._elements.commit, *change) if any(change) else None)
         else:
             self._begun = True
             self._wanted.follow_addresses(self._present())
@@ -159,15 +164,18 @@ class TproxyCapture:
         self._last_duration = time.perf_counter() - began
 
     def _apply(self, text: str) -> None:
-        """Bring the kernel along by ``text``, or if that fails by writing everything anew."""
+        self._bring(partial(self._run_nft, text) if text else None)
+
+    def _bring(self, transaction: Callable[[], None] | None) -> None:
+        """Bring the kernel along by this transaction, or if that fails by writing everything anew."""
         if not self._begun:
             return
         if not self._holds:
             self._replace()
-        elif text:
+        elif transaction:
             try:
-                self._transact(text)
-            except NftError as error:
+                self._transact(transaction)
+            except OSError as error:  # NftError is one
                 self._failures += 1
                 log.warning("a change of the packet rules failed, so all of them are written anew: %s", error)
                 self._replace()
@@ -176,7 +184,7 @@ class TproxyCapture:
         try:
             self._routing.ensure()
             after_bridges = filters_bridges(bridges())
-            self._transact(self._wanted.whole())
+            self._transact(partial(self._run_nft, self._wanted.whole()))
         except OSError as error:  # NftError is one
             self._failures += 1
             self._holds = False
@@ -189,9 +197,9 @@ class TproxyCapture:
                 self._disturbed = False
                 self._tell_restored("the table")
 
-    def _transact(self, text: str) -> None:
+    def _transact(self, transaction: Callable[[], None]) -> None:
         self._holds = False
-        run_nft(text, self._settings.nft_timeout)
+        transaction()
         self._changes += 1
         self._holds = True
         self._read_notices(own=1)
@@ -229,11 +237,10 @@ class TproxyCapture:
                 self._holds = False
             if now >= self._next_host_look:
                 self._next_host_look = now + _HOST_INTERVAL
-                self._host_problems = bridge_problems(
-                    present, interface_addresses(), self._wanted.cidrs, self._wanted.detector
-                )
+                bridged = bridge_problems(present, interface_addresses(), self._wanted.cidrs, self._wanted.detector)
+                self._host_problems = bridged + self._arrivals.problems(read_counters())
         except OSError as error:
-            log.debug("cannot look at the machine's bridges: %s", error)
+            log.debug("cannot look at the machine's bridges and counters: %s", error)
 
     def _compare(self) -> None:
         try:
@@ -279,4 +286,8 @@ class TproxyCapture:
                 log.error("the %s could not be removed (spliceway cleanup does it): %s", what, error)
 
     def _remove_table(self) -> None:
-        run_nft(REMOVAL, self._settings.nft_timeout)
+        self._elements.close()
+        self._run_nft(REMOVAL)
+
+    def _run_nft(self, text: str) -> None:
+        run_nft(text, self._settings.nft_timeout)

@@ -23,7 +23,8 @@ def bridge_problems(
     """A warning for each Linux bridge that Pods hang on.
 
     Two Pods of one bridge talk past the node's IP layer, so a backend's reply to the address of a client on its own
-    bridge never comes to the upstream socket that has this address. ``addresses`` are (interface, address).
+    bridge never comes to the upstream socket that has this address. The engine notices it of TCP and dials again from
+    the node's address; UDP has no handshake by which to notice. ``addresses`` are (interface, address).
     """
     networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
     names = {
@@ -35,8 +36,9 @@ def bridge_problems(
         Problem(
             "Capture",
             f"Pods hang on the Linux bridge {name}, where a Pod's reply to another Pod of this node passes by the "
-            "node: connections from Pods to backends on the same bridge fail where the client's address is kept; "
-            "use --masquerade-all, or a CNI plugin that routes (such as ptp)",
+            "node: where the client's address is kept, backends on the client's own bridge see this node's address "
+            "instead (TCP), or their answers are lost (UDP); use --masquerade-all, or a CNI plugin that routes (such "
+            "as ptp)",
             warning=True,
         )
         for name in bridges

@@ -16,6 +16,10 @@ REMOVAL = f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
 #: suffixes of maps and sets by IP version, with the nftables words for it
 FAMILIES: Mapping[int, tuple[str, str]] = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 
+#: struct nfgenmsg of netlink for this family
+INET = bytes([1, 0, 0, 0])
+
+NEW_TCP = "tcp flags & (fin | syn | rst | ack) == syn"
 RUNNING_TCP = "tcp flags & (fin | syn | rst | ack) != syn"
 
 

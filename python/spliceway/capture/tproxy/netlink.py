@@ -1,4 +1,4 @@
-"""Netlink messages: enough of the kernel's interface for rules, routes, addresses and notices. Blocking, bounded.
+"""Netlink messages: enough of the kernel's interface for what capture needs. Blocking, bounded.
 
 A few requests is all that capture needs, so no library is worth its 0.15 s of import and 20 MB.
 """
@@ -21,9 +21,13 @@ _SOL_NETLINK, _STRICT_CHECK = 270, 12
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
+#: struct nlmsgerr: an errno, and the header of the request
+_REFUSAL = struct.Struct("=i8xI4x")
 #: type bits without the flags "nested" and "network byte order"
 _TYPE_BITS = 0x3FFF
-_RECEIVE = 1 << 18
+_NESTED = 0x8000
+#: bytes to receive at once: the kernel makes no larger datagrams
+RECEIVE = 1 << 18
 _TIMEOUT = 5.0
 
 
@@ -45,19 +49,33 @@ def request(protocol: int, kind: int, body: bytes, flags: int = 0) -> list[Messa
         # With it the kernel heeds the filters of a dump instead of telling everything.
         sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
         sock.bind((0, 0))
-        header = _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, 1, 0)
-        sock.sendto(header + body, (0, 0))
+        sock.sendto(message(kind, flags | NLM_F_ACK, 1, body), (0, 0))
         answers: list[Message] = []
         while True:
-            for message in split(sock.recv(_RECEIVE)):
-                if message.type == _ERROR:
-                    number = -int(struct.unpack_from("=i", message.body)[0])
-                    if number:
-                        raise OSError(number, os.strerror(number))
+            for answer in split(sock.recv(RECEIVE)):
+                if answer.type == _DONE or check(answer) is not None:
                     return answers
-                if message.type == _DONE:
-                    return answers
-                answers.append(message)
+                answers.append(answer)
+
+
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """One request, padded."""
+    length = _HEADER.size + len(body)
+    return _HEADER.pack(length, kind, flags | NLM_F_REQUEST, sequence, 0) + body + bytes(-length % 4)
+
+
+def check(answer: Message) -> int | None:
+    """The sequence number of the request that the kernel acknowledges; None when the answer is something else.
+
+    Raises:
+        OSError: the kernel refused it.
+    """
+    if answer.type != _ERROR:
+        return None
+    refusal, sequence = _REFUSAL.unpack_from(answer.body)
+    if refusal:
+        raise OSError(-refusal, os.strerror(-refusal))
+    return int(sequence)
 
 
 def split(data: bytes) -> Iterator[Message]:
@@ -75,6 +93,11 @@ def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, padded."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+
+
+def nested(kind: int, attributes: bytes) -> bytes:
+    """An attribute that holds others."""
+    return attribute(kind | _NESTED, attributes)
 
 
 def number(kind: int, value: int) -> bytes:

@@ -19,7 +19,6 @@ _NEW_GENERATION = (10 << 8) | 15
 _KIND = struct.Struct("=4xH")
 #: holds the notices of our own largest transactions; memory is used only while they wait
 _BUFFER = 64 << 20
-_RECEIVE = 1 << 18
 _SO_RCVBUFFORCE = 33
 _NAME = TABLE.encode() + b"\0"
 
@@ -54,7 +53,7 @@ class TableNotices:
         touches, lost = 0, False
         while True:
             try:
-                data = self.socket.recv(_RECEIVE)
+                data = self.socket.recv(netlink.RECEIVE)
             except BlockingIOError:
                 return Seen(touches, lost)
             except OSError as error:

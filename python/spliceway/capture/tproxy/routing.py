@@ -40,7 +40,7 @@ _IIF, _GOTO_TARGET, _PRIORITY, _MARK, _RULE_TABLE, _MASK, _RULE_PROTOCOL = 3, 4,
 _OUT, _ROUTE_TABLE = 4, 15
 _LOCAL_TYPE, _HOST_SCOPE = 2, 254
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_IF_NAME, _LINK_INFO, _INFO_KIND, _NESTED = 3, 18, 1, 0x8000
+_IF_NAME, _LINK_INFO, _INFO_KIND = 3, 18, 1
 
 _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
@@ -140,7 +140,7 @@ def interface_addresses() -> list[tuple[str, str]]:
 def bridges() -> tuple[str, ...]:
     """The names of this machine's Linux bridges."""
     kind = netlink.attribute(_INFO_KIND, b"bridge")
-    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.attribute(_LINK_INFO | _NESTED, kind)
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + netlink.nested(_LINK_INFO, kind)
     names = (netlink.attributes(found, _LINK.size)[_IF_NAME] for found in _dump(_GETLINK, body, _NEWLINK))
     return tuple(sorted(name.rstrip(b"\0").decode() for name in names))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spliceway.capture.tproxy.actions import action_chains, refusal_chains
+from spliceway.capture.tproxy.arrivals import arrival_text, led_counter
 from spliceway.capture.tproxy.layout import (
     FAMILIES,
     FAMILY,
@@ -54,7 +55,7 @@ def table_text(marks: Marks, ports: Mapping[PortKey, int], detector: Detector, a
         *action_chains(marks, detector),
         *refusal_chains(marks),
     ]
-    return f"table {FAMILY} {TABLE} {{\n{_SETS}{''.join(chains)}}}\n"
+    return f"table {FAMILY} {TABLE} {{\n{_SETS}{arrival_text(marks, detector)}{''.join(chains)}}}\n"
 
 
 _SETS = "".join(
@@ -179,9 +180,11 @@ def _capture(detector: Detector) -> str:
 def _listener(client: ClientClass, ports: Mapping[PortKey, int]) -> str:
     """Lead to the listener, or drop when it is not there (the agent is restarting: clients try again)."""
     lines: list[str] = []
+    counter = led_counter(client)
     for version, (word, _) in FAMILIES.items():
         for protocol in (Protocol.TCP, Protocol.UDP):
             if port := ports.get(PortKey(client, protocol, version)):
                 words = f"meta nfproto ipv{version} meta l4proto {protocol.lower()}"
-                lines.append(f"{words} tproxy {word} to {_LOOPBACK[version]}:{port} accept")
+                count = f"counter name {counter} " if protocol is Protocol.TCP and counter else ""
+                lines.append(f"{words} tproxy {word} to {_LOOPBACK[version]}:{port} {count}accept")
     return "\n".join([*lines, "drop"])

@@ -1,4 +1,4 @@
-"""What the kernel is to have: frontends, Pod CIDRs and node addresses, as nftables commands. No I/O.
+"""What the kernel is to have: frontends, Pod CIDRs and node addresses, as elements and nftables commands. No I/O.
 
 The worker thread that carries a change out is the only one that touches it.
 """
@@ -6,7 +6,8 @@ The worker thread that carries a change out is the only one that touches it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,8 +20,15 @@ from spliceway.model import Frontend, FrontendKey, Node
 from spliceway.settings import CaptureSettings
 
 
+class ElementChange(NamedTuple):
+    """Elements to delete and to add, in one transaction."""
+
+    deleted: Sequence[Element]
+    added: Sequence[Element]
+
+
 class WantedTable:
-    """The table as it is wanted. Each method that changes it returns the commands that bring the kernel along."""
+    """The table as it is wanted. Each method that changes it returns what brings the kernel along."""
 
     def __init__(self, settings: CaptureSettings) -> None:
         self._settings = settings
@@ -34,7 +42,7 @@ class WantedTable:
         self._node: Node | None = None
         self._accepted: Mapping[int, Accepted] = accepted_addresses(settings, None, ())
 
-    def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> str:
+    def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> ElementChange:
         """Follow these frontends; a removed one that is not known is passed over."""
         deleted: dict[Element, None] = {}
         added: dict[Element, None] = {}
@@ -53,10 +61,10 @@ class WantedTable:
         gone = [element for element in deleted if element not in same]
         new = [element for element in added if element not in same]
         self.elements += len(new) - len(gone)
-        return change_text(gone, new)
+        return ElementChange(gone, new)
 
     def follow_node(self, node: Node | None, present: Iterable[str]) -> str:
-        """Follow the Node, and the addresses ``present`` on this machine's interfaces."""
+        """Follow the Node, and the addresses ``present`` on this machine's interfaces. Returns commands."""
         self._node = node
         cidrs, text = pod_cidrs(self._settings, node), ""
         if cidrs != self.cidrs:
@@ -66,7 +74,7 @@ class WantedTable:
         return text + self.follow_addresses(present)
 
     def follow_addresses(self, present: Iterable[str]) -> str:
-        """Follow the addresses of this machine's interfaces (D-08)."""
+        """Follow the addresses of this machine's interfaces (D-08). Returns commands."""
         accepted = accepted_addresses(self._settings, self._node.addresses if self._node else None, present)
         if accepted == self._accepted:
             return ""

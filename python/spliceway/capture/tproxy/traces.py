@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 
 from spliceway.capture.tproxy import netlink
+from spliceway.capture.tproxy.layout import FAMILY, INET, REMOVAL, TABLE
 from spliceway.capture.tproxy.nft import run_nft
 from spliceway.capture.tproxy.routing import remove_all
-from spliceway.capture.tproxy.layout import FAMILY, REMOVAL, TABLE
 
 _GET_TABLE = (10 << 8) | 1
 _TABLE_NAME = 1
-#: struct nfgenmsg for family inet
-_INET = bytes([1, 0, 0, 0])
 
 
 def table_exists() -> bool:
     """Whether our table is there. Raises `OSError` when the kernel does not tell."""
-    body = _INET + netlink.attribute(_TABLE_NAME, TABLE.encode() + b"\0")
+    body = INET + netlink.attribute(_TABLE_NAME, TABLE.encode() + b"\0")
     try:
         netlink.request(netlink.NETLINK_NETFILTER, _GET_TABLE, body)
     except OSError as error:

@@ -2,6 +2,7 @@
 //!
 //! UDP has no handshake, and silence is no evidence: only an error that the kernel reports counts as a failed try.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::{Session, SessionId};
 use crate::dial::{describe, is_local};
 use crate::events::EventKind;
 use crate::flow::{Serving, Token};
+use crate::source::Source;
 use crate::timer::Due;
 use crate::worker::Worker;
 
@@ -30,6 +32,9 @@ const DESCRIPTORS_LOOK: usize = 128;
 const DESCRIPTORS_FREED: usize = 16;
 /// How long to ask for no port when nobody could make room.
 const NO_PORTS: Duration = Duration::from_millis(20);
+
+/// How long a client's question must have been without an answer when it asks again.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What became of an attempt.
 enum Attempt {
@@ -99,8 +104,12 @@ impl Worker {
     fn try_backend(&mut self, id: SessionId, client: SocketAddr, backend: Serving) -> Attempt {
         let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
         let bypasses = &self.tools.shared.bypasses;
-        let from = bypasses.source(session.keep_source, client, backend.0.address, self.now).address();
+        let source = bypasses.source(session.keep_source, client, backend.0.address, self.now);
+        let from = source.address();
         session.from = from;
+        if let Some(fresh) = session.fresh.as_mut() {
+            (fresh.source, fresh.since) = (source, self.now);
+        }
         let opened = self.open_upstream(id, backend.0.address, from);
         let Some(session) = self.udp.sessions.get_mut(id) else { return Attempt::Hopeless(Reason::NoBackend) };
         session.serving = Some(backend);
@@ -193,14 +202,64 @@ impl Worker {
 
     /// The session's backend has answered: it stays with that.
     pub(super) fn session_answered(&mut self, id: SessionId) {
+        let Some(client) = self.udp.sessions.key(id).map(|key| key.client) else { return };
         let Some(session) = self.udp.sessions.get_mut(id) else { return };
         let Some(fresh) = session.fresh.take() else { return };
         if fresh.attempt > 1 {
             session.counted.pool.saved.fetch_add(1, Relaxed);
         }
+        if fresh.source.is_substitute() {
+            session.counted.pool.source_not_kept.fetch_add(1, Relaxed);
+        }
         let Some(backend) = session.serving.as_ref().map(|serving| Arc::clone(&serving.0)) else { return };
+        let bypasses = &self.tools.shared.bypasses;
+        match fresh.source {
+            // A backend that is as slow as the client was patient may have had its answer on the way.
+            Source::AfterSilence(waited) if self.now.saturating_sub(fresh.since) < waited => {
+                bypasses.learn(client, backend.address, self.now);
+            }
+            Source::Client(_) => bypasses.unlearn(client, backend.address, self.now),
+            _ => {}
+        }
         if backend.consecutive_failures.load(Relaxed) > 0 && backend.consecutive_failures.swap(0, Relaxed) > 0 {
             self.report_of(&fresh.pool.name, EventKind::ConnectRecovered, Some(backend.address), "answered", 1);
+        }
+    }
+
+    /// A client whose own address the backend sees sends `datagram`, and has no answer yet. If it asks what it asked before,
+    /// perhaps the answers do not pass here: the backend gets it from an address of our own, once. Only what is repeated
+    /// tells that an answer is waited for: who sends logs never gets one, and must keep its address.
+    pub(super) fn notice_repetition(&mut self, id: SessionId, datagram: &[u8]) {
+        let now = self.now;
+        let Some(client) = self.udp.sessions.key(id).map(|key| canonical(key.client)) else { return };
+        let Some(session) = self.udp.sessions.get_mut(id) else { return };
+        let Some(fresh) = session.fresh.as_mut().filter(|fresh| !fresh.settled) else { return };
+        let (waited, first) = (now.saturating_sub(fresh.since), fresh.asked.is_none());
+        let source = match fresh.source {
+            Source::Client(_) => Source::AfterSilence(waited),
+            Source::AfterSilence(_) => Source::Client(client.ip()), // it was not the address: for good
+            Source::Own | Source::Known => return,
+        };
+        let hash = hash(datagram);
+        if *fresh.asked.get_or_insert(hash) != hash || first || waited < PATIENCE {
+            return;
+        }
+        let Some(backend) = session.serving.as_ref().map(|serving| serving.0.address) else { return };
+        let Ok(socket) = self.open_upstream(id, backend, source.address()) else { return };
+        let poll = &self.tools.shared.doors[self.number].poll;
+        if poll.add(&socket, Token::Session(id).encode(), Interest::READ).is_err() {
+            return; // at the user's limit of watches
+        }
+        let Some(session) = self.udp.sessions.get_mut(id) else { return };
+        session.from = source.address();
+        if let Some(before) = session.socket.replace(socket)
+            && fork::noticed()
+        {
+            let _ = poll.remove(&before);
+        }
+        if let Some(fresh) = session.fresh.as_mut() {
+            (fresh.source, fresh.since) = (source, now);
+            fresh.settled = source.address().is_some();
         }
     }
 
@@ -243,6 +302,12 @@ impl Worker {
         self.finish_session(id, End::NoBackend);
         false
     }
+}
+
+fn hash(datagram: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(datagram);
+    hasher.finish()
 }
 
 /// A client of an IPv4 address, as the rest of the engine names it.

@@ -129,11 +129,12 @@ impl Worker {
             }
             self.finish_session(id, End::Closed); // its listener is gone, and this one has its address
         }
+        let table = self.table.load(); // one generation: in the next one the slot may be another pool's
         let target = match origin.serves {
             Serves::Pool(slot) => Target { slot, keep_source: false },
-            Serves::Routes(class) => self.table.load().route(Transport::Udp, key.dialled, class)?,
+            Serves::Routes(class) => table.route(Transport::Udp, key.dialled, class)?,
         };
-        let pool = Arc::clone(self.table.load().pool(target.slot)?);
+        let pool = Arc::clone(table.pool(target.slot)?);
         if pool.usable().is_empty() {
             pool.state.flows.fetch_add(1, Relaxed);
             pool.state.no_backend.fetch_add(1, Relaxed);
@@ -158,6 +159,10 @@ impl Worker {
     /// Send a client's messages to its backend; tells how many are over.
     fn forward<'a>(&mut self, id: SessionId, count: usize, message: &dyn Fn(usize) -> Outgoing<'a>) -> usize {
         self.udp.sessions.touch(id, self.now, false);
+        let Some(session) = self.udp.sessions.get_mut(id) else { return 0 };
+        if session.keep_source && session.fresh.is_some() {
+            self.notice_repetition(id, message(0).part(0).bytes);
+        }
         let Some(session) = self.udp.sessions.get_mut(id) else { return 0 };
         let Some(socket) = session.socket.as_ref() else {
             self.hold_back(id, count, message);

@@ -13,6 +13,7 @@ use spliceway_io::udp::Outgoing;
 use crate::flow::Serving;
 use crate::routes::ClientClass;
 use crate::shared::Shared;
+use crate::source::Source;
 
 /// Datagrams that are held for another backend at most, and their bytes.
 const HELD_DATAGRAMS: usize = 4;
@@ -83,11 +84,28 @@ pub(crate) struct Fresh {
     /// The backend that is to be tried after a wait.
     pub(super) target: Option<Serving>,
     pub(super) held: Held,
+    /// Whose address the backend sees, and since when.
+    pub(super) source: Source,
+    pub(super) since: Duration,
+    /// Hash of the client's first datagram, if its address is kept.
+    pub(super) asked: Option<u64>,
+    /// Neither address had an answer: the client's is kept.
+    pub(super) settled: bool,
 }
 
 impl Fresh {
     pub(super) fn new(pool: Arc<Pool>, now: Duration) -> Self {
-        Self { dial: Dial::new(now), pool, attempt: 0, target: None, held: Held::new(now) }
+        Self {
+            dial: Dial::new(now),
+            pool,
+            attempt: 0,
+            target: None,
+            held: Held::new(now),
+            source: Source::Own,
+            since: now,
+            asked: None,
+            settled: false,
+        }
     }
 }
 
