@@ -192,3 +192,21 @@ def test_an_engine_with_affinity_closes_while_clients_connect() -> None:
         ask(address)
         engine.close()
         assert engine.counters().worker_panics == 0
+
+
+def test_a_group_passes_from_one_pool_to_another_in_one_batch() -> None:
+    """A Service whose traffic policy changes gives its clients to another pool of the same group: they must stay with
+    their backends, and new ones must be remembered."""
+    with backends(3) as made, contextlib.closing(Engine(workers=1)) as engine:
+        engine.start()
+        addresses = [b.address for b in made]
+        listener = listening()
+        address = listener.getsockname()
+        number = engine.add_listener(listener.detach(), "one")
+        engine.apply([record("one", addresses, affinity=LONG)], [], 1)
+        backend = ask(address)
+        engine.apply([record("one", addresses), record("two", addresses, affinity=LONG)], [], 2)
+        engine.retarget_listener(number, "two")
+        assert {ask(address) for _ in range(6)} == {backend}
+        assert len({ask(address, "127.0.0.2") for _ in range(6)}) == 1
+        assert engine.counters().affinities == 2

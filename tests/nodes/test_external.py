@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from support.nodes import OUTSIDE, VIP_CIDRS, Host, Node, Pod, Rig
@@ -13,6 +15,8 @@ from .traffic import Traffic
 
 pytestmark = [pytest.mark.nodes]
 BOTH = ("tcp", "udp")
+#: of the first release; the next one's is one higher
+RELEASE_PORT = 9100
 VIPS = (VIP_CIDRS[0].replace(".0.0/18", ".9.9"), VIP_CIDRS[1].replace("::/48", "::9"))
 
 
@@ -154,9 +158,42 @@ def test_should_be_able_to_change_the_type_and_ports_of_a_load_balancer(services
     )
 
 
+class Releases:
+    """Servers of a release each, named ``release-N``, which are Pods' of their own for the cluster."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, Pod] = {}
+
+    def serve(self, pod: Pod, release: int) -> None:
+        """Start one in the namespace of a Pod."""
+        pod.namespace.serve(f"release-{release}", pod.hosts, RELEASE_PORT + release)
+        self._places[release] = pod
+
+    def cease(self, release: int) -> None:
+        """End one."""
+        self._places.pop(release).namespace.cease(f"release-{release}")
+
+    def close(self) -> None:
+        """End those that are left."""
+        for release in list(self._places):
+            self.cease(release)
+
+
+@pytest.fixture
+def releases() -> Iterator[Releases]:
+    """The test's releases."""
+    releases = Releases()
+    yield releases
+    releases.close()
+
+
+def _release_ports(release: int) -> dict[str, int]:
+    return dict.fromkeys(BOTH, RELEASE_PORT + release)
+
+
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_should_not_have_connectivity_disruption_during_rolling_update(
-    services: Services, rig: Rig, policy: str
+    services: Services, rig: Rig, releases: Releases, policy: str
 ) -> None:
     """Each release would cost requests. (Kubernetes' own test allows one failure in twenty.)"""
     node = rig.node(1)
@@ -166,46 +203,39 @@ def test_should_not_have_connectivity_disruption_during_rolling_update(
     targets = [service.vip(VIPS[0], port) for port in BOTH]
     flows = [(client, target) for client in clients for target in targets]
     old, new = node.pod(1), node.pod(2)
-    _serve_release(old, 0)
+    releases.serve(old, 0)
     service.endpoints(old, ports=_release_ports(0), part="release-0")
     hold(*(served(client, target, "release-0") for client, target in flows))
     with Traffic(flows, 3.0) as traffic:
         for release in range(1, 6):
             before, after = f"release-{release - 1}", f"release-{release}"
-            _serve_release(new, release)
+            releases.serve(new, release)
             service.endpoints(new, ports=_release_ports(release), part=after)
             hold(*(served(client, target, before, after) for client, target in flows))
             service.endpoints(terminating(old), ports=_release_ports(release - 1), part=before)
             hold(*(served(client, target, after) for client, target in flows))
-            old.namespace.cease(before)
+            releases.cease(release - 1)
             service.remove_endpoints(before)
             old, new = new, old
-    old.namespace.cease("release-5")
     assert not traffic.failures, "\n".join(traffic.failures)
     assert traffic.seen["served"] > 100
 
 
-def test_a_pod_that_is_gone_before_the_cluster_knows_costs_no_new_connection(services: Services, rig: Rig) -> None:
+def test_a_pod_that_is_gone_before_the_cluster_knows_costs_no_new_connection(
+    services: Services, rig: Rig, releases: Releases
+) -> None:
     """Until a crash is known everywhere, every second client would be refused, as it is with kube-proxy."""
     doomed, other = rig.node(1).pod(1), rig.node(1).pod(2)
     service = services.create("crashed", tcp(), type="LoadBalancer", externalTrafficPolicy="Local")
     service.load_balance(*VIPS)
     clients: tuple[Host, ...] = (rig.external, rig.node(1).pod(3), rig.node(2))
     targets = [service.vip(VIPS[0]), service.vip(VIPS[1])]
-    _serve_release(doomed, 0)
+    releases.serve(doomed, 0)
     service.endpoints(doomed, ports={"tcp": _release_ports(0)["tcp"]}, part="doomed")
     service.endpoints(other, part="other")
     hold(*(served(client, target, "release-0", other) for client in clients for target in targets))
-    doomed.namespace.cease("release-0")
+    releases.cease(0)
     stays(*(served(client, target, other) for client in clients for target in targets), times=10)
-
-
-def _release_ports(release: int) -> dict[str, int]:
-    return dict.fromkeys(BOTH, 9100 + release)
-
-
-def _serve_release(pod: Pod, release: int) -> None:
-    pod.namespace.serve(f"release-{release}", pod.hosts, 9100 + release)
 
 
 def test_a_load_balancer_in_mode_proxy_is_left_alone(services: Services, rig: Rig) -> None:

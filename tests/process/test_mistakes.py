@@ -40,6 +40,17 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["run", "--nodeport-addresses", "eth0"], 2, "one of primary, localhost, all"),
     (["run", "--detect-local-mode", "BridgeInterface"], 2, "needs --pod-bridge-interface"),
     (["run", "--pod-interface-name-prefix", "veth"], 2, "is for --detect-local-mode InterfaceNamePrefix"),
+    (
+        ["run", "--detect-local-mode", "InterfaceNamePrefix", "--pod-interface-name-prefix", 'veth" accept #'],
+        2,
+        "cannot name an interface",
+    ),
+    (
+        ["run", "--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "sixteen-letters-"],
+        2,
+        "cannot name an interface",
+    ),
+    (["run", "--master", "http://[::bad"], 1, "is unusable: Invalid IPv6 URL"),
     (["run", "--detect-local-mode", "NodeCIDR", "--manifests", "."], 2, "--hostname-override"),
     (["run", "--hostname-override", " "], 2, "--hostname-override"),
     (["run", "--mark-bit", "31"], 2, "--mark-bit"),

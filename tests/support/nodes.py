@@ -51,6 +51,9 @@ _UNLIMITED = {
 }
 #: an address is usable at once
 _NO_DAD = {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra": 0}
+#: A node that captures nothing sends a packet for a Service back to the router, and tells its sender to go there
+#: himself. He would never come back for those addresses.
+_NO_REDIRECTS = {f"{ip}/conf/{name}/accept_redirects": 0 for ip in ("ipv4", "ipv6") for name in ("all", "eth0")}
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -269,7 +272,7 @@ class Rig:
             f"link set {port} master fabric up",
         )
         if not isinstance(host, Node):
-            host.namespace.sysctl(_NO_DAD)
+            host.namespace.sysctl({**_NO_DAD, **_NO_REDIRECTS})
         others = host.others if isinstance(host, Node) else ()
         host.namespace.ip(
             f"address add {host.ipv4}/24 dev eth0",

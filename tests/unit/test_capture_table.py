@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spliceway.capture.tproxy.actions import action_chain
+from spliceway.capture.tproxy.arrivals import Arrivals
 from spliceway.capture.tproxy.detector import classify, detector_of, pod_cidrs
 from spliceway.capture.tproxy.elements import Element, change_text, collapse, elements_of
 from spliceway.capture.tproxy.hostchecks import bridge_problems
@@ -140,7 +141,7 @@ def _apply(kernel: dict[tuple[str, str], str], text: str) -> None:
 
 
 def test_elements_are_encoded_as_nft_does() -> None:
-    """What ``nft`` of nftables sends, as ``strace`` shows it. (Where there is root, the kernel is asked: tests/netns.)"""
+    """What ``nft`` sends, as ``strace`` shows it; one wrong byte is another Service. (tests/netns asks the kernel.)"""
     key = bytes.fromhex("18000180 14000180 10000100 0a602711 06000000 00500000")
     jump = bytes.fromhex("1c000280 18000280 08000100 fffffffd 0b000200") + b"refuse\0\0"
     element = Element("frontends4", "10.96.39.17 . tcp . 80", "jump refuse")
@@ -248,3 +249,24 @@ def test_bridges_with_pods_are_told_and_others_are_not() -> None:
     assert "Linux bridge cni0" in found[0].message
     assert len(bridge_problems(("docker0",), addresses, (), Detector("docker0"))) == 1
     assert bridge_problems((), addresses, ("10.0.0.0/16",), Detector()) == ()
+
+
+def test_a_firewall_is_told_of_when_nobody_of_a_class_arrives() -> None:
+    """A warning that comes and goes by chance would be ignored, and one that stays would be as well."""
+    arrivals = Arrivals(0x30)
+
+    def told(led_pod: int, landed_pod: int, led_ext: int = 0, landed_ext: int = 0) -> list[str]:
+        counters = {"led_pod": led_pod, "landed_pod": landed_pod, "led_ext": led_ext, "landed_ext": landed_ext}
+        problems = arrivals.problems(counters)
+        assert all(problem.warning and "0x30" in problem.message for problem in problems)
+        return [
+            problem.message.partition(" are captured")[0].removeprefix("new connections of ") for problem in problems
+        ]
+
+    assert arrivals.problems({}) == ()
+    assert told(2, 0) == [], "too few to tell"
+    assert told(5, 0, 9, 9) == ["Pods"]
+    assert told(5, 0, 9, 9) == ["Pods"], "nobody came, so nothing is known to be better"
+    assert told(6, 1, 12, 9) == ["clients from outside"]
+    assert told(3, 3, 3, 0) == ["clients from outside"], "the table was written anew"
+    assert told(9, 3, 4, 1) == ["Pods"]

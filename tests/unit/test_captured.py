@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from spliceway.apply import Applier, CapturedFrontends
@@ -145,6 +146,26 @@ async def test_shutdown_takes_all_frontends_out_and_none_comes_back(fake: FakeEn
     assert fake.calls[-1] == ("rules", (), ("10.96.0.1:80",))
     fake.calls.clear()
     await applier.execute((OpenFrontend(frontend()),), 2)
+    assert not [call for call in fake.calls if call[0] == "rules"]
+
+
+async def test_the_first_complete_state_comes_in_one_change(fake: FakeEngine, applier: Applier) -> None:
+    """A restart would take every Service away for a moment, only because one of them has no endpoint."""
+    refused = msgspec.structs.replace(frontend(FrontendVerdict.REJECT), address=Address("10.96.0.9", 80))
+    await applier.execute((RejectFrontend(refused), POOL, OpenFrontend(frontend())), 1)
+    changes = [call for call in fake.calls if call[0] == "rules"]
+    assert changes == [("rules", (("10.96.0.9:80", "reject"), ("10.96.0.1:80", "serve")), ())]
+
+
+async def test_a_first_state_without_frontends_reaches_the_rules_as_well(fake: FakeEngine, applier: Applier) -> None:
+    """What an agent that crashed has left would hold Services for ever that nobody asks this one to serve."""
+    await applier.execute((), 1)
+    assert ("rules", (), ()) in fake.calls
+
+
+async def test_an_agent_that_ends_before_its_first_state_changes_no_rule(fake: FakeEngine, applier: Applier) -> None:
+    """The rules that are there may be those of another agent, which serves."""
+    await applier.stop_accepting()
     assert not [call for call in fake.calls if call[0] == "rules"]
 
 

@@ -72,6 +72,10 @@ class CapturedFrontends:
         self._states: dict[FrontendKey, FrontendState] = {}
         self._journal = frontend_journal()
         self._accepting = True
+        #: the first complete state was offered
+        self._begun = False
+        #: what is to be withdrawn with it
+        self._held: list[Frontend] = []
 
     async def start(self) -> None:
         """Open the transparent listeners.
@@ -87,23 +91,38 @@ class CapturedFrontends:
         return [_route(frontend) for frontend in offered]
 
     async def withdraw(self, rejected: Sequence[Frontend]) -> None:
-        """The rules refuse or drop their clients when this returns."""
-        if rejected:
+        """The rules refuse or drop their clients when this returns.
+
+        Before the first complete state there are none but those of an earlier instance. They stay until all can be
+        replaced at once: with the refusals alone, what is served would not be captured for a moment.
+        """
+        if not self._begun:
+            self._held.extend(rejected)
+        elif rejected:
             await self._follow(rejected, ())
 
     async def offer(self, offered: Sequence[Frontend], closed: Sequence[FrontendKey]) -> None:
-        """The rules lead clients to the engine when this returns."""
-        if offered or closed:
-            await self._follow(offered, closed)
+        """The rules lead clients to the engine when this returns.
+
+        The first call is for the rules even with nothing to offer: an earlier instance may have left its own.
+        """
+        held, self._held = self._held, []
+        first, self._begun = not self._begun, True
+        if first or offered or closed:
+            await self._follow([*held, *offered], closed)
 
     async def retry_failed(self) -> bool:
         """The rules repair themselves."""
         return False
 
     async def stop_accepting(self) -> None:
-        """Take all frontends out of the rules; packets of running flows still reach the engine."""
+        """Take all frontends out of the rules; packets of running flows still reach the engine.
+
+        Who has changed no rule changes none now: those that are there may be of an agent which runs.
+        """
         self._accepting = False
-        await self._rules.change((), tuple(self._states))
+        if self._begun:
+            await self._rules.change((), tuple(self._states))
 
     def failing(self) -> bool:
         """The rules repair themselves."""

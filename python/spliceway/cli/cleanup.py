@@ -17,9 +17,9 @@ _NFT_TIMEOUT = 60.0
 @option(
     "--kube-proxy",
     is_flag=True,
-    help="Also remove what kube-proxy left: chains, tables, ipvs servers, ipsets. While an agent runs, only this.",
+    help="Remove what kube-proxy left instead: chains, tables, ipvs servers, ipsets. (With --force: both.)",
 )
-@option("--force", is_flag=True, help="Remove the rules of an agent that runs, too. (It restores them at once.)")
+@option("--force", is_flag=True, help="Also while an agent runs. (It restores its own rules within a second.)")
 @state_socket_option
 def cleanup(kube_proxy: bool, force: bool, state_socket: Path) -> None:
     """Remove all packet rules, ip rules and routes that agents with `--capture tproxy` made on this node.
@@ -29,17 +29,15 @@ def cleanup(kube_proxy: bool, force: bool, state_socket: Path) -> None:
     """
     removed: list[str] = []
     failed: list[str] = []
-    if force or not agent_answers(state_socket):
+    if force or not kube_proxy:
+        if not force and agent_answers(state_socket):
+            raise click.ClickException(
+                f"An agent runs on this node (it answers at {state_socket}), and it would restore its rules. "
+                "Stop it first, or say --force."
+            )
         from spliceway.capture.tproxy.traces import remove_traces  # only this command needs them
 
         removed, failed = remove_traces(_NFT_TIMEOUT)
-    elif kube_proxy:
-        click.echo(f"An agent runs on this node (it answers at {state_socket}): its own rules stay.")
-    else:
-        raise click.ClickException(
-            f"An agent runs on this node (it answers at {state_socket}), and it would restore its rules. "
-            "Stop it first, or say --force."
-        )
     if kube_proxy:
         from spliceway.capture.kubeproxy import remove_leftovers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -38,6 +39,11 @@ _KEYWORDS = ("primary", "localhost", "all")
 _INTERFACE_FLAGS = {
     DetectLocal.BRIDGE_INTERFACE: "pod_bridge_interface",
     DetectLocal.INTERFACE_NAME_PREFIX: "pod_interface_name_prefix",
+}
+#: what may name an interface: nft has room for 15 letters, and a prefix takes one more for its asterisk
+_INTERFACES = {
+    DetectLocal.BRIDGE_INTERFACE: re.compile(r"[^\s/:*\"\\]{1,15}"),
+    DetectLocal.INTERFACE_NAME_PREFIX: re.compile(r"[^\s/:*\"\\]{1,14}"),
 }
 
 _NODE_GROUP = "As the service proxy of a node (--capture tproxy)"
@@ -302,4 +308,6 @@ def _local_interface(mode: DetectLocal, options: Mapping[str, Any]) -> str:
             raise click.UsageError(f"--detect-local-mode {mode.value} needs {flag}.")
         if other is not mode and options[name]:
             raise click.UsageError(f"{flag} is for --detect-local-mode {other.value}.")
+        if options[name] and not _INTERFACES[other].fullmatch(options[name]):
+            raise click.BadParameter(f"{options[name]!r} cannot name an interface.", param_hint=f"'{flag}'")
     return options[_INTERFACE_FLAGS[mode]] if mode in _INTERFACE_FLAGS else ""

@@ -87,7 +87,8 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     kind: FrontendKind = FrontendKind.LISTEN
     #: for clients of class EXT instead of ``pool`` and ``verdict``; None: they get the same
     external: ExternalRoute | None = None
-    #: the classes whose source address the backend sees (M-09); the others come from the node's address
+    #: the classes whose source address the backend sees (M-09), wherever the network lets its answers come back through
+    #: this node; the others come from the node's address
     keep_source: ClientClass = NO_CLIENT
     #: canonical CIDRs that clients must come from (T-17); empty: all may come. Others are dropped (T-18)
     sources: tuple[str, ...] = ()

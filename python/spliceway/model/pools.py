@@ -66,6 +66,7 @@ class Affinity(msgspec.Struct, frozen=True, gc=False):
     """
 
     group: str
+    #: 0.001 s to 30 days; the Kubernetes API allows a day
     timeout: float
 
 

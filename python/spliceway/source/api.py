@@ -224,7 +224,10 @@ def _load(settings: SourceSettings) -> Any:
         return _credentials_of(settings, configuration)
     if settings.kubeconfig is not None or settings.context is not None:
         _credentials_of(settings, configuration)
-    configuration.host = settings.server.rstrip("/")  # without a kubeconfig, nobody in particular asks
+    try:
+        configuration.host = settings.server.rstrip("/")  # without a kubeconfig, nobody in particular asks
+    except ValueError as error:
+        raise SourceError(f"the URL of the API server, {settings.server!r}, is unusable: {_sentence(error)}") from error
     return configuration
 
 

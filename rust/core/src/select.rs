@@ -83,13 +83,21 @@ impl Pool {
         })
     }
 
+    #[inline]
     fn by_hash(&self, table: &Table, key: u64, tried: &[SocketAddr]) -> Option<usize> {
-        let usable = self.usable();
-        let wants = |backend: &Backend| (backend.healthy || self.healthy == 0) && untried(backend, tried);
         let first = table.get(key);
-        if wants(&usable[first]) {
+        let owner = &self.usable()[first];
+        if (owner.healthy || self.healthy == 0) && untried(owner, tried) {
             return Some(first);
         }
+        self.by_another_hash(table, key, tried)
+    }
+
+    /// The owner of the slot is set aside, or was tried. Apart, so that what is common stays small.
+    #[cold]
+    fn by_another_hash(&self, table: &Table, key: u64, tried: &[SocketAddr]) -> Option<usize> {
+        let usable = self.usable();
+        let wants = |backend: &Backend| (backend.healthy || self.healthy == 0) && untried(backend, tried);
         (1..=PROBES)
             .map(|salt| table.get(mix(key, salt)))
             .find(|&index| wants(&usable[index]))

@@ -31,7 +31,8 @@ fn publish(
     let spec = PoolSpec { affinity, ..spec(balance, backends) };
     let built = Pool::build(spec, previous, &mut TableCache::new(), affinities);
     let pool = built.unwrap_or_else(|error| unreachable!("{error}"));
-    affinities.replace(previous, Some(&pool));
+    affinities.enter(Some(&pool));
+    affinities.leave(previous);
     pool
 }
 
@@ -130,8 +131,8 @@ proptest! {
             model.pins.retain(|_, (_, used)| now - *used < timeout);
             prop_assert_eq!(affinities.len(now), alive);
         }
-        affinities.replace(Some(&pools[0]), None);
-        affinities.replace(Some(&pools[1]), None);
+        affinities.leave(Some(&pools[0]));
+        affinities.leave(Some(&pools[1]));
         prop_assert_eq!(affinities.len(now), 0, "no pool names the group any more");
     }
 
@@ -290,7 +291,7 @@ fn what_is_refused_is_forgotten() {
     let pool = publish(&affinities, None, Some(("g", S)), Balance::Maglev, backends(&[1; 3]));
     affinities.forget_unpublished();
     assert_eq!(affinities.groups(), 1);
-    affinities.replace(Some(&pool), None);
+    affinities.leave(Some(&pool));
     assert_eq!(affinities.groups(), 0);
 }
 
@@ -316,6 +317,22 @@ fn a_preview_names_the_pin() {
             assert_eq!(chosen, Some(pool.backends[index].address), "{balance}");
             tried.extend(chosen);
         }
-        affinities.replace(Some(&pool), None);
+        affinities.leave(Some(&pool));
+    }
+}
+
+// Without it, a timeout that does not fit would be cut in silence to another one.
+#[test]
+fn a_timeout_is_kept_whole_or_refused() {
+    let (affinities, day) = (Affinities::new(1000), Duration::from_secs(86_400));
+    for (timeout, taken) in [(day, true), (30 * day, true), (31 * day, false), (S / 1001, false)] {
+        let affinity = Some(AffinitySpec { group: "g".to_owned(), timeout });
+        let spec = PoolSpec { affinity, ..spec(Balance::Maglev, backends(&[1; 3])) };
+        let built = Pool::build(spec, None, &mut TableCache::new(), &affinities);
+        assert_eq!(built.is_ok(), taken, "{timeout:?}");
+        let Ok(pool) = built else { continue };
+        let (mut rng, almost) = (Rng::new(1), timeout - Duration::from_millis(1));
+        let first = flow(&pool, 1, Duration::ZERO, &mut rng);
+        assert_eq!(flow(&pool, 1, almost, &mut rng), first);
     }
 }

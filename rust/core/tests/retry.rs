@@ -170,6 +170,42 @@ fn attempts(pool: &Pool, now: impl Fn(usize) -> Duration) -> (Vec<(Duration, Dur
     }
 }
 
+// Without it, a client whose answers take another way would be refused by a policy of one try, or by an empty budget, or its
+// backend would be dialled without end.
+#[test]
+fn a_backend_is_dialled_again_whatever_tries_and_budget_say() {
+    let retry = RetryPolicy { tries: 1, budget_ratio: 0.0, budget_reserve: 0, ..RetryPolicy::default() };
+    let pool = build(PoolSpec { retry, ..spec(Balance::Maglev, backends(&[1; 3])) });
+    let (mut dial, mut rng) = (Dial::new(MS), Rng::new(1));
+    assert_eq!(dial.again(&pool, MS), None, "nothing was dialled yet");
+    let Next::Try { timeout, .. } = dial.next(&pool, client(7), MS, &mut rng) else { panic!("a first try") };
+    assert_eq!(timeout, 900 * MS);
+    assert_eq!(pool.retry.kept_source_wait(timeout), 100 * MS);
+    assert_eq!(pool.retry.kept_source_wait(30 * MS), 15 * MS, "half is left for the second dial");
+    assert_eq!(dial.again(&pool, 101 * MS), Some(800 * MS));
+    assert_eq!(dial.tries(), 2);
+    assert_eq!(dial.again(&pool, 901 * MS), None, "the deadline passed");
+    assert!(matches!(dial.next(&pool, client(7), 101 * MS, &mut rng), Next::GiveUp(Reason::TriesUsed)));
+    let Next::Try { backend, .. } = Dial::new(MS).next(&pool, client(7), MS, &mut rng) else { panic!("a first try") };
+    let mut dial = Dial::new(MS);
+    dial.next(&pool, client(7), MS, &mut rng);
+    let others = backends(&[1; 3]).into_iter().filter(|other| other.address != backend.address).collect();
+    assert_eq!(dial.again(&build(spec(Balance::Maglev, others)), 2 * MS), None, "it has left the pool");
+}
+
+// Without it, a second dial of the same backend would be taken for a retry: the next one would wait, or the backend would be
+// picked a third time.
+#[test]
+fn another_backend_follows_the_second_dial_at_once() {
+    let pool = build(spec(Balance::Maglev, backends(&[1; 2])));
+    let (mut dial, mut rng) = (Dial::new(MS), Rng::new(1));
+    let Next::Try { backend: first, .. } = dial.next(&pool, client(7), MS, &mut rng) else { panic!("a first try") };
+    assert_eq!(dial.again(&pool, 101 * MS), Some(250 * MS));
+    let Next::Try { backend, after, .. } = dial.next(&pool, client(7), 351 * MS, &mut rng) else { panic!("a retry") };
+    assert!(backend.address != first.address && after.is_zero());
+    assert_eq!((dial.tries(), pool.state.budget.tokens()), (3, 100), "one token came, and one was taken");
+}
+
 // Without it, a pool with one backend that restarts would fail its clients, or be hammered.
 #[test]
 fn the_only_backend_is_tried_again_after_growing_waits() {

@@ -4,6 +4,7 @@
 //!
 //! - `table`: who talks with whom, in the order of last use; `key`: what tells them apart; `session`: what is kept of each
 //! - `clients`: from listeners to backends; `backends`: picking one, and another when it refuses
+//! - `repetition`: clients that ask again and are not heard with their own address
 //! - `replies`: from backends to clients, with the address that was dialled as source
 //! - `ends`: idle sessions, bounds, backends that left, drains; `moved`: which pools lost backends
 //!
@@ -14,6 +15,7 @@ mod clients;
 mod ends;
 mod key;
 mod moved;
+mod repetition;
 mod replies;
 mod session;
 mod table;

@@ -17,6 +17,7 @@ _GET_OBJECTS = (10 << 8) | 19
 _OBJECT_TABLE, _OBJECT_NAME, _OBJECT_DATA, _PACKETS = 1, 2, 4, 2
 #: struct nfgenmsg
 _FAMILY_HEADER = 4
+_WORDS = {ClientClass.POD: "pod", ClientClass.EXT: "ext"}
 _CLIENTS = {ClientClass.POD: "Pods", ClientClass.EXT: "clients from outside"}
 #: new connections of which none arrives
 _ENOUGH = 3
@@ -24,11 +25,11 @@ _ENOUGH = 3
 
 def led_counter(client: ClientClass) -> str:
     """The name of the counter of what was led to a listener; empty for a class that is not counted."""
-    return f"led_{client.name.lower()}" if client in _CLIENTS else ""
+    return f"led_{_WORDS[client]}" if client in _WORDS else ""
 
 
 def _landed_counter(client: ClientClass) -> str:
-    return f"landed_{client.name.lower()}"
+    return f"landed_{_WORDS[client]}"
 
 
 def arrival_text(marks: Marks, detector: Detector) -> str:

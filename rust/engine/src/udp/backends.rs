@@ -2,7 +2,6 @@
 //!
 //! UDP has no handshake, and silence is no evidence: only an error that the kernel reports counts as a failed try.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,9 +31,6 @@ const DESCRIPTORS_LOOK: usize = 128;
 const DESCRIPTORS_FREED: usize = 16;
 /// How long to ask for no port when nobody could make room.
 const NO_PORTS: Duration = Duration::from_millis(20);
-
-/// How long a client's question must have been without an answer when it asks again.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What became of an attempt.
 enum Attempt {
@@ -130,7 +126,7 @@ impl Worker {
     }
 
     /// Open a socket to `backend`; at a limit, older sessions make room.
-    fn open_upstream(
+    pub(super) fn open_upstream(
         &mut self,
         id: SessionId,
         backend: SocketAddr,
@@ -226,43 +222,6 @@ impl Worker {
         }
     }
 
-    /// A client whose own address the backend sees sends `datagram`, and has no answer yet. If it asks what it asked before,
-    /// perhaps the answers do not pass here: the backend gets it from an address of our own, once. Only what is repeated
-    /// tells that an answer is waited for: who sends logs never gets one, and must keep its address.
-    pub(super) fn notice_repetition(&mut self, id: SessionId, datagram: &[u8]) {
-        let now = self.now;
-        let Some(client) = self.udp.sessions.key(id).map(|key| canonical(key.client)) else { return };
-        let Some(session) = self.udp.sessions.get_mut(id) else { return };
-        let Some(fresh) = session.fresh.as_mut().filter(|fresh| !fresh.settled) else { return };
-        let (waited, first) = (now.saturating_sub(fresh.since), fresh.asked.is_none());
-        let source = match fresh.source {
-            Source::Client(_) => Source::AfterSilence(waited),
-            Source::AfterSilence(_) => Source::Client(client.ip()), // it was not the address: for good
-            Source::Own | Source::Known => return,
-        };
-        let hash = hash(datagram);
-        if *fresh.asked.get_or_insert(hash) != hash || first || waited < PATIENCE {
-            return;
-        }
-        let Some(backend) = session.serving.as_ref().map(|serving| serving.0.address) else { return };
-        let Ok(socket) = self.open_upstream(id, backend, source.address()) else { return };
-        let poll = &self.tools.shared.doors[self.number].poll;
-        if poll.add(&socket, Token::Session(id).encode(), Interest::READ).is_err() {
-            return; // at the user's limit of watches
-        }
-        let Some(session) = self.udp.sessions.get_mut(id) else { return };
-        session.from = source.address();
-        if let Some(before) = session.socket.replace(socket)
-            && fork::noticed()
-        {
-            let _ = poll.remove(&before);
-        }
-        if let Some(fresh) = session.fresh.as_mut() {
-            (fresh.source, fresh.since) = (source, now);
-            fresh.settled = source.address().is_some();
-        }
-    }
-
     /// The attempt failed and the backend is the cause.
     fn blame_session(&mut self, id: SessionId, reason: &str) {
         let Some(session) = self.udp.sessions.get_mut(id) else { return };
@@ -304,13 +263,7 @@ impl Worker {
     }
 }
 
-fn hash(datagram: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(datagram);
-    hasher.finish()
-}
-
 /// A client of an IPv4 address, as the rest of the engine names it.
-fn canonical(client: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
 }
