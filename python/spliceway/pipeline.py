@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 #: events that are handed out between two checkpoints; fewer than a subscriber's channel holds
 EVENTS_AT_A_TIME = 100
+#: seconds between two looks at the connections that are left
+DRAIN_INTERVAL = 0.1
 NO_CHECK = HealthCheck(kind="off")
 
 
@@ -148,8 +150,15 @@ class Pipeline:
         self._inbox.require_open()
 
     async def drain(self, deadline: float) -> None:
-        """Close all frontends, let flows end, and reset those that are left after ``deadline`` seconds."""
+        """Let flows end, and reset those that are left after ``deadline`` seconds.
+
+        Frontends with sockets of their own are closed first. Captured ones are served to the last moment: the node's
+        clients have no other proxy, and one idle connection would keep all of them waiting.
+        """
         self._draining = True
+        if self._rules:
+            await self._outlast_flows(deadline)
+            deadline = 0.0
         await self._applier.stop_accepting()
         await self._drain_engine(deadline, None)
 
@@ -344,6 +353,18 @@ class Pipeline:
             await trio.sleep(self._rebind_interval)
             if self._applier.failing() and await self._applier.retry_failed():
                 self._tell_change()
+
+    async def _outlast_flows(self, deadline: float) -> None:
+        """Wait until no connection is left, at most ``deadline`` seconds."""
+        with trio.move_on_after(deadline):
+            while True:
+                if not await trio.to_thread.run_sync(self._connections):
+                    return
+                await trio.sleep(DRAIN_INTERVAL)
+
+    def _connections(self) -> int:
+        counters = self._engine.counters(all_pools=False)
+        return counters.flows - counters.sessions
 
     async def _drain_engine(self, deadline: float, pool: str | None) -> None:
         with self.subscribe(pool or "") as events:

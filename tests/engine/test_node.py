@@ -96,7 +96,7 @@ async def test_sigterm_lets_flows_end_and_a_second_one_does_not(
         f"Frontend {vip} (default/shop) serves",
         "ready: generation 1, 1 of 1 frontends serve",
         "SIGHUP: nothing to do",
-        "SIGTERM: no new connections; open ones have 60 s to end",
+        "SIGTERM: no new connections; open connections have 60 s to end",
         "SIGINT again: ending at once",
         "stopped",
     ):

@@ -74,5 +74,6 @@ def test_endpoints_that_come_and_go_never_show_a_wrong_answer(services: Services
             service.endpoints()
         service.endpoints(backend)
         hold(*(served(client, target, backend) for client in clients for target in targets))
-    assert set(+traffic.seen) <= {"refused", "served", "broken"}, traffic.seen
-    assert traffic.seen["broken"] <= FLAPS // 5, traffic.seen
+    resets = traffic.seen.pop("broken", 0) + traffic.seen.pop("ECONNRESET", 0)
+    assert resets <= FLAPS // 5, resets
+    assert set(+traffic.seen) == {"refused", "served"}, traffic.seen

@@ -73,12 +73,19 @@ def _all_served(service: Service, node: Node, rig: Rig) -> None:
     )
 
 
-def test_an_ordered_end_lets_flows_finish_and_leaves_nothing(
+def _without_agent(agent: Agent) -> dict[str, str]:
+    """End the agent, if it runs, and remove its rules; what is left then."""
+    if agent.running:
+        assert agent.stop() == 0
+    assert agent.command("cleanup", f"--state-socket={agent.socket}").returncode == 0
+    return traces(agent.node)
+
+
+def test_an_ordered_end_serves_to_the_last_moment_and_cleanup_leaves_nothing(
     service: Service, rig: Rig, node: Node, agent: Agent
 ) -> None:
-    """Every update of the agent would cut its node's connections, or leave rules that lead nowhere."""
-    agent.stop()
-    before = traces(node)
+    """Every update of the agent would cut its connections, or take every Service away while one of them is idle."""
+    before = _without_agent(agent)
     assert "spliceway" not in before["nft"]
     agent.start()
     agent.wait_ready()
@@ -90,13 +97,15 @@ def test_an_ordered_end_lets_flows_finish_and_leaves_nothing(
         exchange(pod)
         exchange(process)
         agent.signal(signal.SIGTERM)
-        hold(*(dropped(client, service.cluster()) for client in (node.pod(1), node)))
         for _ in range(3):
             exchange(pod)
             exchange(process)
+        stays(*(served(client, service.cluster(), rig.node(1).pod(1)) for client in (node.pod(1), node)), times=1)
         assert agent.running
     assert agent.wait_end() == 0
-    assert traces(node) == before
+    assert traces(node)["rules of IPv6"] == during["rules of IPv6"], "the next agent's clients wait for it"
+    stays(*(dropped(client, service.cluster()) for client in (node.pod(1), node)), times=1)
+    assert _without_agent(agent) == before
 
 
 def test_a_crash_loses_flows_but_the_next_start_serves_at_once(
@@ -195,8 +204,7 @@ def test_rules_of_other_programs_work_and_stay(
     node.namespace.run("iptables", *published.split())
     try:
         target = service.node_port(node)._replace(port=8088)
-        agent.stop()
-        before = traces(node)
+        before = _without_agent(agent)
         hold(served(rig.external, target, node.pod(2), source=rig.external))
         agent.start()
         agent.wait_ready()
@@ -205,20 +213,17 @@ def test_rules_of_other_programs_work_and_stay(
         during = traces(node)
         assert (during["iptables"], during["ip6tables"]) == (before["iptables"], before["ip6tables"])
         agent.kill()
-        assert agent.command("cleanup", f"--state-socket={agent.socket}").returncode == 0
-        assert traces(node) == before
+        assert _without_agent(agent) == before
         agent.start()
         agent.wait_ready()
-        assert agent.stop() == 0
-        assert traces(node) == before
+        assert _without_agent(agent) == before
     finally:
         node.namespace.run("iptables", *published.replace("-A ", "-D ").split())
 
 
 def test_cleanup_leaves_nothing_of_a_crash(service: Service, rig: Rig, node: Node, agent: Agent) -> None:
     """A node that gets another proxy would have Services that answer to nobody."""
-    agent.stop()
-    before = traces(node)
+    before = _without_agent(agent)
     agent.start()
     agent.wait_ready()
     _all_served(service, node, rig)
@@ -249,7 +254,7 @@ def test_a_node_that_gets_another_address_ends_its_agent(
     try:
         assert agent.wait_end() == 1
         assert "198.18.32.99" in agent.log
-        assert "spliceway" not in traces(node)["nft"]
+        assert "spliceway" in traces(node)["nft"], "clients wait for the agent that follows"
     finally:
         api.patch("Node", node.name, {"status": status}, subresource="status")
     agent.start()

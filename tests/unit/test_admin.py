@@ -102,6 +102,19 @@ async def test_ready_from_the_first_state_until_shutdown() -> None:
         assert (await ask(addresses.healthz, "/livez"))[0] == 200
 
 
+async def test_not_ready_while_the_kernel_refuses_the_packet_rules() -> None:
+    """A rollout would replace the agents of all nodes by such that capture nothing."""
+    holds = [False]
+    observed = FakeObserved()
+    context = AdminContext(ProxyHealth(observed, on_node=True, holds=lambda: holds[0]), Settings())
+    admin = Admin(observed, context)
+    request = Request("GET", "/readyz", {}, "")
+    refused = await admin.health(request)
+    assert (refused.status, json.loads(refused.body)["reason"]) == (503, "the packet rules are not as they should be")
+    holds[0] = True
+    assert (await admin.health(request)).status == 200
+
+
 async def test_metrics_address_answers_what_tools_ask() -> None:
     """Tests and tools of Kubernetes would not find out what proxy runs, or with which settings (H-14, H-15)."""
     async with serving(FakeObserved()) as addresses:

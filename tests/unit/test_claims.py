@@ -6,11 +6,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from spliceway.model import (
     Address,
     Backend,
     ExternalRoute,
     Frontend,
+    FrontendKind,
     FrontendVerdict,
     ObjectKey,
     PoolSpec,
@@ -285,3 +288,19 @@ def test_one_change_costs_the_same_among_ten_thousand() -> None:
         return best
 
     assert cost(many(10_000)) < 20 * cost(many(10)) + 0.0005
+
+
+def test_an_external_ip_takes_no_cluster_ip_of_another_service() -> None:
+    """Whoever may write a Service could take another one's clients, only by being older."""
+    thief = plan("a", VIP, backends=POD, created="2020-01-01T00:00:00Z")
+    owner = plan("b", VIP, backends=POD, created="2026-01-01T00:00:00Z")
+
+    def of_kind(made: ServicePlan, kind: FrontendKind) -> ServicePlan:
+        frontends = tuple(msgspec.structs.replace(each, kind=kind) for each in made.frontends)
+        return msgspec.structs.replace(made, frontends=frontends)
+
+    thief, owner = of_kind(thief, FrontendKind.EXTERNAL_IP), of_kind(owner, FrontendKind.CLUSTER_IP)
+    settled = settle(Claims(loops=False), thief, owner)
+    assert settled["b"] == owner
+    assert settled["a"] is not None
+    assert not settled["a"].frontends

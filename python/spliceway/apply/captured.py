@@ -116,13 +116,8 @@ class CapturedFrontends:
         return False
 
     async def stop_accepting(self) -> None:
-        """Take all frontends out of the rules; packets of running flows still reach the engine.
-
-        Who has changed no rule changes none now: those that are there may be of an agent which runs.
-        """
+        """Follow no change any more. The rules stay, for the next agent: until it listens, they drop."""
         self._accepting = False
-        if self._begun:
-            await self._rules.change((), tuple(self._states))
 
     def failing(self) -> bool:
         """The rules repair themselves."""

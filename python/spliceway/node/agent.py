@@ -72,16 +72,29 @@ async def run_agent(settings: Settings, *, task_status: trio.TaskStatus[Pipeline
                 nursery.start_soon(_report_ready, pipeline)
                 _start_observers(nursery, pipeline, settings, announcer, rules)
                 task_status.started(pipeline)
-                await _run_until_drained(pipeline, signals, settings)
+                ended_by = await _run_until_drained(pipeline, signals, settings)
                 nursery.cancel_scope.cancel()
+        await _leave_rules(rules, ended_by)
     except BaseExceptionGroup as group:
         raise clear_error(group) or group from None
     finally:
-        if rules is not None:
-            with trio.move_on_after(REMOVAL_TIMEOUT, shield=True):
-                await rules.remove()
         await engine.close(1.0)
     log.info("stopped")
+
+
+async def _leave_rules(rules: TproxyCapture | None, ended_by: str) -> None:
+    """Who presses Ctrl-C wants no trace; anything else is followed by another agent.
+
+    Until it comes, packets of new clients are dropped, so that TCP clients ask again; without rules they would be
+    refused, or go where nobody is. `spliceway cleanup` removes the rules of an agent that nobody follows (W-09).
+    """
+    if rules is None:
+        return
+    if ended_by == signal.SIGINT.name:
+        with trio.move_on_after(REMOVAL_TIMEOUT):
+            await rules.remove()
+    else:
+        log.info("the packet rules stay for the next agent: clients wait for it; `spliceway cleanup` removes them")
 
 
 def _start_observers(
@@ -169,14 +182,16 @@ def _capture_reading(rules: TproxyCapture | None) -> CaptureReading | None:
     return CaptureReading(now.changes, now.failures, now.restored, now.elements, now.last_duration)
 
 
-async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], settings: Settings) -> None:
+async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], settings: Settings) -> str:
+    """Wait for a signal that ends the agent, and for the drain; return the signal's name."""
     try:
         name = await _wait_for_end(pipeline, signals, settings)
     except NodeError:
         await pipeline.drain(NODE_SHUTDOWN)
         raise
     shutdown = settings.shutdown
-    log.info("%s: no new connections; open ones have %g s to end, a second signal ends them now", name, shutdown)
+    new = "new clients are still served" if settings.capture.mode is CaptureMode.TPROXY else "no new connections"
+    log.info("%s: %s; open connections have %g s to end, a second signal ends them now", name, new, shutdown)
     async with trio.open_nursery() as nursery:
 
         async def give_up() -> None:
@@ -186,6 +201,7 @@ async def _run_until_drained(pipeline: Pipeline, signals: AsyncIterator[int], se
         nursery.start_soon(give_up)
         await pipeline.drain(shutdown)
         nursery.cancel_scope.cancel()
+    return name
 
 
 async def _wait_for_end(pipeline: Pipeline, signals: AsyncIterator[int], settings: Settings) -> str:

@@ -156,6 +156,8 @@ class Admin:
             waiting = [each.name for each in observed.sources() if not each.synced]
             reason = f"waiting for {', '.join(waiting)}" if waiting else "the first state is not applied yet"
             return _json(503, {"ready": False, "reason": reason})
+        if not self._context.health.holds:
+            return _json(503, {"ready": False, "reason": "the packet rules are not as they should be"})
         return _json(200, {"ready": True, "generation": observed.generation()})
 
     async def _metrics(self, accept: str) -> Response:

@@ -46,6 +46,11 @@ class ProxyHealth:
         self.livez_codes = Counter({200: 0, 503: 0})
 
     @property
+    def holds(self) -> bool:
+        """The kernel has what is wanted at this moment."""
+        return self._holds()
+
+    @property
     def healthy(self) -> bool:
         """No change has waited for too long (H-08)."""
         if self._holds():

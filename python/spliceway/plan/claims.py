@@ -16,6 +16,7 @@ from spliceway.model import (
     ExternalRoute,
     Frontend,
     FrontendKey,
+    FrontendKind,
     FrontendVerdict,
     ObjectKey,
     PoolSpec,
@@ -64,9 +65,9 @@ class _Users(Generic[_Key]):
 class Claims:
     """Holds every plan as it was planned, and tells what of it can stand beside the others.
 
-    - Two Services that ask for one address and protocol: the one created first gets it, then the one whose
-      namespace/name sorts first (S-14). The other one's frontend is left out. A wildcard and an address of its own are
-      no conflict: the exact one goes before (D-01).
+    - Two Services that ask for one address and protocol: the one whose ClusterIP it is gets it, then the one created
+      first, then the one whose namespace/name sorts first (S-14). The other one's frontend is left out. A wildcard and
+      an address of its own are no conflict: the exact one goes before (D-01).
     - A backend that is a frontend of ours would send a flow round in circles: it is left out of its pool. Not with
       ``loops`` False: capture that knows its own upstream sockets never takes them in again.
 
@@ -155,11 +156,13 @@ class Claims:
         claimants = self._claimants.get(frontend)
         if len(claimants) < 2:
             return next(iter(claimants), None)
-        return min(claimants, key=self._precedence)
+        return min(claimants, key=lambda key: self._precedence(key, frontend))
 
-    def _precedence(self, key: ObjectKey) -> tuple[bool, str, ObjectKey]:
-        created = self._plans[key].created
-        return (not created, created, key)
+    def _precedence(self, key: ObjectKey, frontend: FrontendKey) -> tuple[bool, bool, str, ObjectKey]:
+        """A ClusterIP comes before an external IP that somebody wrote down: the API gave it to one Service only."""
+        plan = self._plans[key]
+        given = any(each.key == frontend and each.kind is FrontendKind.CLUSTER_IP for each in plan.frontends)
+        return (not given, not plan.created, plan.created, key)
 
     def _without_loops(self, key: ObjectKey, pool: PoolSpec, problems: list[Problem]) -> PoolSpec:
         # Without wildcards a look into one dict clears nearly every backend.
