@@ -29,7 +29,7 @@ class PoolCounters(NamedTuple):
     """
 
     name: str
-    #: flows accepted, and flows open now
+    #: flows accepted, and flows open now; a UDP session that goes on in another pool is a flow of both
     flows: int
     active: int
     #: client to backend, backend to client

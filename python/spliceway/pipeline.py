@@ -7,46 +7,33 @@ the Services that changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
-from spliceway.apply import Applier, BoundFrontends, CapturedFrontends
 from spliceway.apply.bound import Sockets
 from spliceway.apply.captured import Rules
-from spliceway.capture.bind import BindCapture
-from spliceway.capture.local import LocalAddresses
-from spliceway.engine import TrioEngine, connect_bounds
+from spliceway.engine import TrioEngine
 from spliceway.errors import EngineClosedError
 from spliceway.events import EventFan
-from spliceway.health.monitor import HealthMonitor
 from spliceway.health.passive import evidence_from_event
 from spliceway.inbox import Inbox
 from spliceway.model import (
-    Address,
-    ClientClass,
-    FrontendKey,
-    FrontendState,
     HealthCheck,
     Node,
-    ObjectKey,
     PoolSpec,
-    Problem,
     Protocol,
     ServicePlan,
-    SourceStatistics,
-    Verdict,
 )
-from spliceway.observe.syncs import SyncTimes
 from spliceway.pace import Pace
-from spliceway.plan.service import EmbeddedPool, PlanOptions
-from spliceway.planning import Outcome, Planning
+from spliceway.plan.service import EmbeddedPool
+from spliceway.planning import Outcome
 from spliceway.settings import Listen, Settings
+from spliceway.stages import Stages
 
 if TYPE_CHECKING:
-    from spliceway._engine import EngineCounters, Event, Explanation
+    from spliceway._engine import Event
     from spliceway.source import Source
 
 log = logging.getLogger(__name__)
@@ -58,8 +45,8 @@ DRAIN_INTERVAL = 0.1
 NO_CHECK = HealthCheck(kind="off")
 
 
-class Pipeline:
-    """The stages of one agent. Implements `spliceway.observe.observed.Observed`.
+class Pipeline(Stages):
+    """The stages of one agent, running.
 
     Args:
         settings: what the user set.
@@ -80,29 +67,14 @@ class Pipeline:
         sockets: Sockets | None = None,
         rules: Rules | None = None,
     ) -> None:
-        options = PlanOptions.of(settings)
-        if gateway and options.listens is None:
-            options = msgspec.structs.replace(options, listens={})
-        self._engine = engine
-        self._source = source
+        super().__init__(settings, engine, source, gateway=gateway, sockets=sockets, rules=rules)
         self._rebind_interval = settings.rebind_interval
         self._health = settings.health
-        self._rules = rules
-        # Own upstream sockets are never captured, so only ordinary sockets can make a loop.
-        self._planning = Planning(options, source.synced_names if source else (), LocalAddresses(), loops=rules is None)
-        self._applier = Applier(
-            engine,
-            CapturedFrontends(engine, rules) if rules else BoundFrontends(engine, sockets or BindCapture()),
-        )
-        self._monitor = HealthMonitor(settings.health, settings.probe_limit)
         self._checks: dict[str, HealthCheck] = {}
-        self.syncs = SyncTimes()
         self._inbox = Inbox(self._planning, self.syncs)
         self._events = EventFan()
         self._changed = trio.Event()
-        self._generation = 0
         self._node: Node | None = None
-        self._ready = self._draining = False
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -197,89 +169,6 @@ class Pipeline:
     def events_dropped(self) -> int:
         """Events that some subscriber lost because it did not keep up."""
         return self._events.dropped
-
-    # --- Observed ---------------------------------------------------------------------------------------------------
-
-    def ready(self) -> bool:
-        """Every source is synced and the first complete desired state was applied."""
-        return self._ready
-
-    def draining(self) -> bool:
-        """Shutdown has begun."""
-        return self._draining
-
-    def generation(self) -> int:
-        """The number of the desired state that the engine has."""
-        return self._generation
-
-    def plans(self) -> Mapping[ObjectKey, ServicePlan]:
-        """The present plan of every Service; a copy, so any thread may read it."""
-        return self._planning.plans.copy()
-
-    def plan(self, key: ObjectKey) -> ServicePlan | None:
-        """The present plan of one Service; None when it asks for nothing."""
-        return self._planning.plans.get(key)
-
-    def node(self) -> Node | None:
-        """The Node that the agent runs on, as the API last told of it."""
-        return self._planning.store.node
-
-    def frontends(self) -> Mapping[FrontendKey, FrontendState]:
-        """Every frontend that somebody asked for, and what became of it; a copy."""
-        return self._applier.frontends()
-
-    def frontend(self, key: FrontendKey) -> FrontendState | None:
-        """What became of one frontend; None when nobody asks for it."""
-        return self._applier.state(key)
-
-    def frontend_at(self, address: Address) -> FrontendState | None:
-        """What became of the frontend at ``address``, of the first protocol that has one there."""
-        found = (self._applier.state(FrontendKey(address, protocol)) for protocol in (Protocol.TCP, Protocol.UDP))
-        return next((state for state in found if state is not None), None)
-
-    def find_frontend(self, key: FrontendKey) -> FrontendState | None:
-        """The frontend that a client of this address meets: its own, or a wildcard of its port (D-01)."""
-        own = self._applier.state(key)
-        if own is not None:
-            return own
-        wildcards = ("::",) if ":" in key.address.host else ("0.0.0.0", "::")
-        found = (self._applier.state(FrontendKey(Address(host, key.address.port), key.protocol)) for host in wildcards)
-        return next((state for state in found if state is not None), None)
-
-    def pool_problem(self, pool: str) -> Problem | None:
-        """Why the engine refused ``pool`` as it is wanted; None when it has it."""
-        return self._applier.pool_problem(pool)
-
-    def problems(self) -> tuple[Problem, ...]:
-        """All present problems: of sources, plans, claims and sockets."""
-        plans = (problem for problems in self._planning.plan_problems.copy().values() for problem in problems)
-        return (*self._planning.store.problems(), *plans, *self._applier.problems())
-
-    def sources(self) -> tuple[SourceStatistics, ...]:
-        """One entry for each stream of facts."""
-        return self._source.statistics() if self._source else ()
-
-    def unhealthy(self) -> tuple[Verdict, ...]:
-        """The backends that health has set aside, with the reason."""
-        return self._monitor.unhealthy()
-
-    def counters(self, *, all_pools: bool = True) -> EngineCounters:
-        """The engine's counters; takes milliseconds with thousands of pools."""
-        return self._engine.counters(all_pools=all_pools)
-
-    def connect_bounds(self) -> tuple[float, ...]:
-        """Upper bounds in seconds of the counters' ``connect_buckets``, without +Inf."""
-        return connect_bounds()
-
-    def explain(self, key: FrontendKey, client: Address) -> Explanation:
-        """What a flow from ``client`` to frontend ``key`` would do. Raises `KeyError` when nothing serves it."""
-        state = self.find_frontend(key)
-        if state is None:
-            raise KeyError(f"nothing serves {key}")
-        pool = state.frontend.pool
-        if state.frontend.external and self._rules and self._rules.classify(client.host) is ClientClass.EXT:
-            pool = state.frontend.external.pool
-        return self._engine.explain(pool, client)
 
     # --- turns ------------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,40 @@ def test_the_only_backend_is_tried_again() -> None:
         client.close()
 
 
+def test_a_dial_under_way_outlives_the_pools_last_backend() -> None:
+    """A client that was accepted before the last endpoint left must not be reset for it while that may still serve."""
+    address = closed_port()
+    with rig([address]) as r:
+        r.apply([address], retry=policy(tries=16, deadline=10.0))
+        with r.connect() as client:
+            wait_until(lambda: r.counters().tries >= 2, "a second try of the backend")
+            r.apply([], retry=policy(tries=16, deadline=10.0))
+            with Backend(named(b"last"), address):
+                client.sendall(b"who?")
+                assert client.recv(10) == b"last"
+
+
+def test_who_comes_just_after_the_last_backend_left_is_served() -> None:
+    """A handshake that began while there were endpoints ends a moment after they left: its client must not be reset."""
+
+    def is_reset() -> bool:
+        try:
+            assert ask(r) == b"b"
+        except ConnectionResetError:
+            return True
+        return False
+
+    with Backend(named(b"a")) as a, Backend(named(b"b")) as b, rig([a.address]) as r:
+        for _ in range(3):
+            r.apply([b.address])
+            r.apply([])
+            assert ask(r) == b"b"
+        wait_until(is_reset, "the moment to be over", patience=5.0)
+        r.wait_idle()
+        assert (r.counters().no_backend, r.counters().failed) == (1, 0)
+        assert a.accepted == 0
+
+
 def test_the_budget_bounds_retries() -> None:
     """In an outage, retries must not multiply the load on what still works."""
     with (

@@ -267,11 +267,14 @@ async def main():
         assert ask_tcp(client, "198.18.0.7", 30080) == "refused"
     assert ask_tcp("node", "127.0.0.1", 30080) == "refused"
     assert ask_tcp("node", "::1", 30080) == "refused"
+    every = (NODE4, NODE6, "198.18.0.7", "127.0.0.1", "::1", EXT4)
+    assert [host for host in every if capture.serves_node_port(host)] == [NODE4, NODE6], "explain says the same"
     await capture.remove()
     capture = await opened(node_port_addresses=("198.18.1.0/24",))
     await capture.change(everything(), ())
     assert ask_tcp("ext", NODE4, 30080) == "refused"
     assert ask_tcp("ext", NODE6, 30080).startswith("ext "), "a family without CIDR is unrestricted (D-07)"
+    assert [host for host in (NODE4, NODE6, EXT6) if capture.serves_node_port(host)] == [NODE6]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(capture.watch)
         run("ip addr add 198.18.1.7/32 dev lo")
@@ -524,10 +527,10 @@ async def main():
         assert capture.problems() == ()
         nursery.cancel_scope.cancel()
     # The same with a real difference that no notice told of.
-    capture._notices.drain()
+    capture._notices.table.drain()
     for command in ("nft flush map inet spliceway nodeports6", "nft flush chain inet spliceway sessions"):
         run(command)
-        capture._notices.drain()
+        capture._notices.table.drain()
         capture._doubtful, capture._next_compare, before = True, 0.0, capture.statistics().restored
         capture._check()
         assert capture.statistics().restored == before + 1, command
@@ -539,6 +542,55 @@ trio.run(main)
 def test_what_others_flush_is_restored_within_two_seconds() -> None:
     """W-20: a firewall that reloads flushes everything; without this no Service would work until a restart."""
     in_node(DAMAGE)
+
+
+NOTICED = """
+import logging
+build()
+lines = []
+class Lines(logging.Handler):
+    def emit(self, record):
+        lines.append(record.getMessage())
+logging.getLogger("spliceway").addHandler(Lines())
+DAMAGES = {
+    "ip rule del pref 108": "IPv4 rule 108", "ip rule del pref 107": "IPv4 rule 107",
+    "ip -6 rule del pref 109": "IPv6 rule 109", "ip route flush table 1070": "IPv4 route in table 1070",
+    "ip -6 route del local default dev lo table 1070": "IPv6 route in table 1070",
+    "nft flush ruleset": "table inet spliceway",
+}
+async def main():
+    capture = await opened(check_interval=600.0)  # so that only notices lead to a look
+    await capture.change(everything(), ())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(capture.watch)
+        for number, (command, what) in enumerate(DAMAGES.items(), 1):
+            run(command)
+            with trio.fail_after(2):
+                while capture.statistics().restored < number:
+                    await trio.sleep(0.01)
+            assert lines[-1].startswith(f"restored what another program had changed or removed: {what} "), lines
+            assert ask_tcp("pod", VIP4, 80).startswith("pod "), command
+            assert ask_tcp("node", VIP6, 80).startswith("node "), command
+        assert not capture.problems() and len(lines) == len(DAMAGES)
+        nursery.cancel_scope.cancel()
+    # What a routing daemon does is not even heard.
+    notices = capture._notices.routing
+    notices.drain()
+    for command in ("add {} dev lo proto bird", "del {}", "add {} dev lo proto 107"):
+        run("ip route " + command.format("203.0.113.0/24"))
+    try:
+        raise SystemExit(f"heard {notices.socket.recv(1000)}")
+    except BlockingIOError:
+        pass
+    run("ip route del 203.0.113.0/24")
+    assert notices.socket.recv(1000), "one with our number is ours"
+trio.run(main)
+"""
+
+
+def test_what_others_remove_is_noticed_and_named() -> None:
+    """Clients of a node would wait for a second, and nobody could find out which program takes what away."""
+    in_node(NOTICED)
 
 
 CHANGES = """

@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 PREAMBLE = """
+import trio
 from click.testing import CliRunner
 from support.captureworld import *
 from spliceway.capture.tproxy.routing import Routing
@@ -74,6 +75,16 @@ agent.close()
 run("nft add table inet spliceway")
 code, output = cleanup()
 assert code == 0, "the socket file of a dead agent is no agent"
+# An agent whose state socket is elsewhere, or that has none.
+from spliceway.capture.tproxy.presence import captures_alone
+async def capturing():
+    async with captures_alone():
+        return await trio.to_thread.run_sync(cleanup), await trio.to_thread.run_sync(cleanup, "--force")
+run("nft add table inet spliceway")
+(code, output), (forced, _) = trio.run(capturing)
+assert code == 1 and "An agent runs on this node" in output, output
+assert forced == 0 and "spliceway" not in run("nft list tables")
+assert cleanup() == (0, "nothing to remove\\n")
 """
 
 
@@ -137,3 +148,24 @@ assert "removed IPv4 rule 107" in output and "fwmark" not in run("ip rule"), "th
 
 def test_a_failure_is_told_and_the_rest_is_removed() -> None:
     run_child(PREAMBLE + FAILING, prefix=("unshare", "--net", "--mount"))
+
+
+REFUSED = """
+from spliceway.capture.tproxy.nft import NftError, probe_nft
+tools = Path("/run/tools")
+tools.mkdir()
+(tools / "nft").write_text("#!/bin/sh\\necho 'Error: Could not process rule: Operation not permitted' >&2; exit 1\\n")
+(tools / "nft").chmod(0o755)
+os.environ["PATH"] = f"{tools}:" + os.environ["PATH"]
+try:
+    probe_nft(5.0)
+except NftError as error:
+    assert str(error).startswith("the program nft is not permitted to work; the agent needs CAP_NET_ADMIN"), error
+else:
+    raise AssertionError("it worked")
+"""
+
+
+def test_a_missing_right_is_one_sentence() -> None:
+    """The first thing that a newcomer without root sees would be half a sentence in capitals."""
+    run_child(PREAMBLE + REFUSED, prefix=("unshare", "--net", "--mount"))

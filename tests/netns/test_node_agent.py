@@ -113,6 +113,39 @@ with start() as agent:
     run(code, tmp_path)
 
 
+def test_a_second_agent_of_the_node_is_refused_before_it_changes_anything(tmp_path: Path) -> None:
+    """Two agents would write each other's rules anew for ever, and each end would take the other's away."""
+    code = """
+def ruleset():
+    shown = subprocess.run(["nft", "-s", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    return shown + subprocess.run(["ip", "rule"], capture_output=True, text=True, check=True).stdout
+
+def second(name):
+    return AgentProcess(
+        folder, "--manifests", str(manifest), "--capture", "tproxy", "--conntrack-max-per-core", "0",
+        "--mark-bit", "9", name=name,
+    )
+
+say(node(), SERVICE, slice_of("n1"))
+with start() as agent:
+    agent.wait_ready()
+    before = ruleset()
+    with second("second") as other:
+        assert other.wait_exit() == 1
+        assert "Error: Another spliceway agent captures on this node already; stop it first" in other.log, other.log
+        assert "Traceback" not in other.log and len(other.log.splitlines()) == 1, other.log
+    assert ruleset() == before
+    agent.state()
+    with second("third") as other:  # one that comes while the first is just ending waits for it
+        agent.process.terminate()
+        assert agent.wait_exit() == 0, agent.log
+        other.wait_ready()
+        other.process.terminate()
+        assert other.wait_exit() == 0, other.log
+"""
+    run(code, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("after", "says"),
     [
@@ -122,7 +155,7 @@ with start() as agent:
     ids=["deleted", "other addresses"],
 )
 def test_another_node_than_at_start_ends_the_agent(after: str, says: str, tmp_path: Path) -> None:
-    """A node that was renumbered would be served with the addresses that it had once (W-23)."""
+    """A node that was renumbered would be served with old addresses (W-23). The rules wait for the next agent."""
     code = f"""
 say(node(), SERVICE, slice_of("n1"))
 with start() as agent:
@@ -132,6 +165,6 @@ with start() as agent:
     assert {says!r} in agent.log, agent.log
     assert "Traceback" not in agent.log, agent.log
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    assert "spliceway" not in tables, tables
+    assert "spliceway" in tables, tables
 """
     run(code, tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.rig import PATIENCE, record, wait_until
+from support.rig import PATIENCE, policy, record, wait_until
 from support.udpnode import BACKEND, CLIENT, INNER, NODE, VIP, UdpNode, udp_node
 from support.udprig import ask
 
@@ -135,6 +135,53 @@ def test_a_route_that_goes_takes_its_sessions_along(node: UdpNode) -> None:
         wait_until(lambda: node.engine.counters().datagrams_dropped == 1, "the datagram to be counted")
         assert ask(other).endswith(b" who?")
     assert node.engine.counters().sessions_moved == 1
+
+
+def test_a_session_follows_its_route_to_a_pool_that_has_its_backend(node: UdpNode) -> None:
+    """C-08: internalTrafficPolicy changes the pool, not who serves: calls and games go on with their server."""
+    server = (BACKEND[4], 5300)
+
+    def actives(*pools: str) -> list[tuple[int, int, int]]:
+        counters = [node.engine.pool_counters(pool) for pool in pools]
+        return [(each.flows, each.active, sum(backend.active for backend in each.backends)) for each in counters]
+
+    with node.dial(node.client, (VIP[4], 53)) as client, node.dial(node.client, (VIP[4], 54)) as other:
+        assert (ask(client), ask(other)) == (b"198.18.1.2 who?", b"198.18.2.1 who?")
+        pool = record("dns4@local", [server, (BACKEND[4], 9)])
+        node.engine.apply([pool], [], 2, [route(VIP[4], 53, ("dns4@local", False))], [])
+        wait_until(lambda: actives("dns4", "dns4@local") == [(2, 1, 1), (1, 1, 1)], "the session to be in its new pool")
+        assert ask(client) == b"198.18.1.2 who?", "its socket stays, and so does the client's address"
+        node.engine.apply([], ["dns4"], 3, [route(VIP[4], 54, ("dns4@local", False))], [])
+        wait_until(lambda: actives("dns4@local") == [(2, 2, 2)], "the session of a pool that was removed")
+        assert (ask(client), ask(other)) == (b"198.18.1.2 who?", b"198.18.2.1 who?")
+        assert node.engine.counters().sessions_moved == 0
+        backends = node.engine.pool_counters("dns4@local").backends
+        assert {each.port: (each.flows, each.bytes_in) for each in backends} == {5300: (2, 12), 9: (0, 0)}
+        # Its new pool is the one whose changes concern it now.
+        node.engine.apply([record("empty", [])], [], 4, [route(VIP[4], 54, ("empty", False))], [])
+        wait_until(lambda: actives("dns4@local") == [(2, 1, 1)], "the session whose route leads elsewhere")
+        node.engine.apply([record("dns4@local", [(BACKEND[4], 9)])], [], 5)
+        wait_until(lambda: node.engine.counters().sessions == 0, "the session whose backend left")
+        assert node.engine.counters().sessions_moved == 2
+        assert actives("dns4@local") == [(2, 0, 0)]
+
+
+def test_a_session_that_waits_for_its_backend_follows_its_route(node: UdpNode) -> None:
+    """What a client asked while its server restarts must not be lost because a policy changes at the same time."""
+    patient = policy(tries=16, deadline=10.0, budget_reserve=1000)
+    server = (BACKEND[4], 5309)
+    node.engine.apply([record("w", [server], retry=patient)], [], 2, [route(VIP[4], 65, ("w", False))], [])
+    with node.dial(node.client, (VIP[4], 65)) as client:
+        client.send(b"x")
+        wait_until(lambda: node.engine.pool_counters("w").tries >= 2, "a second try")
+        pool = record("w@local", [server], retry=patient)
+        node.engine.apply([pool], ["w"], 3, [route(VIP[4], 65, ("w@local", True))], [])
+        wait_until(lambda: node.engine.pool_counters("w@local").active == 1, "the session to be in its new pool")
+        node.serve(node.backend, server)
+        assert client.recv(100).endswith(b" x")
+    counters = node.engine.pool_counters("w@local")
+    assert (counters.saved, counters.flows, counters.active) == (1, 1, 1)
+    assert (counters.backends[0].flows, counters.backends[0].active) == (1, 1)
 
 
 def test_a_client_with_a_fixed_port_follows_the_endpoints(node: UdpNode) -> None:

@@ -59,10 +59,7 @@ def test_should_be_rejected_for_evicted_pods(services: Services, rig: Rig, famil
 
 
 def test_endpoints_that_come_and_go_never_show_a_wrong_answer(services: Services, rig: Rig) -> None:
-    """Every change between refusing and serving would be an outage of its own.
-
-    Only a connection that was accepted just when the last endpoint went has nobody to go to, and is reset.
-    """
+    """Every change between refusing and serving would be an outage of its own."""
     backend = rig.node(1).pod(1)
     clients: list[Host] = [rig.node(2).pod(1), rig.node(1).pod(2), rig.node(1)]
     service = services.create("flapping", tcp())
@@ -74,6 +71,4 @@ def test_endpoints_that_come_and_go_never_show_a_wrong_answer(services: Services
             service.endpoints()
         service.endpoints(backend)
         hold(*(served(client, target, backend) for client in clients for target in targets))
-    resets = traffic.seen.pop("broken", 0) + traffic.seen.pop("ECONNRESET", 0)
-    assert resets <= FLAPS // 5, resets
     assert set(+traffic.seen) == {"refused", "served"}, traffic.seen

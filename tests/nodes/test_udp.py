@@ -143,6 +143,10 @@ def test_a_session_outlives_what_does_not_concern_it(services: Services, rig: Ri
         stream.stays_with(first.name)
         service.endpoints(Endpoint(first, zones=("zone-b",)), Endpoint(second, zones=("zone-a",)))
         stream.stays_with(first.name)
+        for policy in ("Local", "Cluster"):  # with Local, new sessions go to the other one
+            service.change(internalTrafficPolicy=policy)
+            stream.stays_with(first.name)
+        service.change(internalTrafficPolicy="Local")
         service.endpoints(second)
         stream.wait_served_by(second.name)
 

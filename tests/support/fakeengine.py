@@ -68,6 +68,7 @@ class FakeEngine:
         self.transparent: list[tuple[int, str]] = []
         self.calls: list[tuple[Any, ...]] = []
         self.refuse_pool = ""
+        self.refuse_route = ""
         self._generation = 0
         self._numbers = 0
         self._started = self._closed = False
@@ -90,6 +91,9 @@ class FakeEngine:
         self._require_open()
         for record in upserts:
             self._check(record)
+        for _, host, port, *_ in (*routes, *unroutes):
+            if host == self.refuse_route:
+                raise ValueError(f"route {host}:{port}: refused by the test")
         for protocol, host, port, targets in routes:
             self.routes[protocol, host, port] = targets
             self.calls.append(("route", protocol, host, port))

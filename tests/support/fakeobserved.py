@@ -11,6 +11,7 @@ import trio
 from spliceway.model import (
     Address,
     Backend,
+    ClientClass,
     EndpointStates,
     Frontend,
     FrontendKey,
@@ -25,6 +26,7 @@ from spliceway.model import (
     Target,
     Verdict,
 )
+from spliceway.observe.observed import FlowOutcome
 from spliceway.observe.syncs import SyncTimes
 
 BOUNDS = (0.001, 0.01, 0.1)
@@ -133,14 +135,13 @@ class FakeObserved:
     def connect_bounds(self) -> tuple[float, ...]:
         return BOUNDS
 
-    def find_frontend(self, key: FrontendKey) -> FrontendState | None:
-        wildcard = FrontendKey(Address("0.0.0.0", key.address.port), key.protocol)
-        return self.frontend_map.get(key) or self.frontend_map.get(wildcard)
-
-    def explain(self, key: FrontendKey, client: Address) -> Any:
+    def explain(self, key: FrontendKey, client: Address) -> FlowOutcome | None:
         self.explained.append((key, client))
-        if self.find_frontend(key) is None:
-            raise KeyError(key)
+        state = self.frontend_map.get(key)
+        if state is None:
+            return None
+        if state.state == "dropping":
+            return FlowOutcome(ClientClass.EXT, POOL, state.state, state.message, None)
         first = SimpleNamespace(
             host="127.0.0.11",
             port=9001,
@@ -151,4 +152,5 @@ class FakeObserved:
             rank=1,
             reason="hash",
         )
-        return SimpleNamespace(pool=POOL, balance="maglev", generation=7, candidates=(first,))
+        explanation: Any = SimpleNamespace(pool=POOL, balance="maglev", generation=7, candidates=(first,))
+        return FlowOutcome(None, POOL, state.state, state.message, explanation)

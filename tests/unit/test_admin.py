@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from spliceway.errors import FrontendError, SettingsError
-from spliceway.model import Address, Frontend, FrontendKey, FrontendState, Protocol, SourceStatistics
+from spliceway.model import Address, Frontend, FrontendState, SourceStatistics
 from spliceway.observe import listening
 from spliceway.observe.admin import Admin, AdminAddresses, AdminContext, serve_admin
 from spliceway.observe.http import MAX_HEAD, Request
@@ -203,12 +203,13 @@ async def test_explain(tmp_path: Path) -> None:
         status, _, body = await ask(path, f"/explain?frontend={VIP}&client=%5Bfe80::1%25lo%5D:1")
         assert (status, "fe80::1%lo" in json.loads(body)["error"]) == (400, True)
 
-        wildcard = Address("0.0.0.0", 80)
-        observed.frontend_map = {
-            FrontendKey(wildcard, Protocol.TCP): FrontendState(Frontend(wildcard, POOL), "failed", "in use")
-        }
-        status, _, body = await ask(path, "/explain?frontend=192.0.2.7:80&client=10.0.0.9:4711")
+        observed.frontend_map = {KEY: FrontendState(Frontend(VIP, POOL), "failed", "in use")}
+        status, _, body = await ask(path, f"/explain?frontend={VIP}&client=10.0.0.9:4711")
         assert (status, json.loads(body)["message"]) == (200, "in use")
+        observed.frontend_map = {KEY: FrontendState(Frontend(VIP, POOL), "dropping", "no endpoint here")}
+        answer = json.loads((await ask(path, f"/explain?frontend={VIP}&client=10.0.0.9:4711"))[2])
+        assert (answer["state"], answer["message"], answer["client_class"]) == ("dropping", "no endpoint here", "EXT")
+        assert (answer["pool"], answer["candidates"]) == (POOL, [])
 
 
 async def test_slow_and_silent_clients_block_nobody() -> None:

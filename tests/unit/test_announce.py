@@ -81,6 +81,7 @@ async def test_problems_of_objects_become_their_events(problem: Problem, about: 
     assert (record.kind, record.namespace, record.name, record.note) == about
     assert (record.reason, record.warning, record.times) == ("NotServedAsAsked", True, 1)
     assert record.action
+    assert record.shared == (record.action == "Plan"), "what a plan lacks is the same on every node, a socket is not"
     assert announcer.written == 1
 
 
@@ -101,6 +102,8 @@ async def test_the_nodes_and_services_own_events() -> None:
         announcer.service(SHOP, "FailedToStartServiceHealthcheck", "Listen", "port 30001 is taken")
         await until(lambda: announcer.written == 2)
     start, failure = api.records
+    assert not start.shared
+    assert not failure.shared
     assert (start.kind, start.namespace, start.name, start.reason, start.warning) == (
         "Node",
         "",

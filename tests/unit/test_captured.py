@@ -59,6 +59,9 @@ class FakeRules:
     def classify(self, host: str) -> ClientClass:
         return ClientClass.EXT
 
+    def serves_node_port(self, host: str) -> bool:
+        return host == "192.0.2.1"
+
     def problems(self) -> tuple[Problem, ...]:
         return (Problem("Rules", "somebody else's"),)
 
@@ -133,7 +136,7 @@ async def test_each_class_of_client_has_its_pool_and_its_source(fake: FakeEngine
     assert fake.routes["tcp", VIP.host, VIP.port] == (("a/b", True), ("a/b", False), ("a/b@local", True))
     dropped = frontend(external=ExternalRoute("a/b@local", FrontendVerdict.DROP))
     await applier.execute((RetargetFrontend(dropped),), 2)
-    assert fake.routes["tcp", VIP.host, VIP.port] == (("a/b", False), ("a/b", False), None)
+    assert fake.routes["tcp", VIP.host, VIP.port] == (("a/b", False), ("a/b", False), ("a/b@local", False))
     state = applier.state(KEY)
     assert state is not None
     assert (state.state, "outside" in state.message) == ("serving", True)
@@ -171,3 +174,23 @@ async def test_an_agent_that_ends_before_its_first_state_changes_no_rule(fake: F
 def test_what_is_wrong_with_the_rules_is_told(applier: Applier) -> None:
     """Somebody who flushes the rules must be found by looking at the agent."""
     assert [str(problem) for problem in applier.problems()] == ["Rules: somebody else's"]
+
+
+async def test_a_bad_route_does_not_stop_the_others(fake: FakeEngine, applier: Applier) -> None:
+    """An exception here would end the whole agent, with all its Services."""
+    many = [Frontend(Address(f"10.96.0.{number}", 80), "a/b") for number in range(1, 20)]
+    fake.refuse_route = "10.96.0.7"
+    await applier.execute((POOL, *map(OpenFrontend, many)), 1)
+    assert {host for _, host, _ in fake.routes} == {each.address.host for each in many} - {"10.96.0.7"}
+    told = [str(problem) for problem in applier.problems() if problem.subject != "Rules"]
+    assert told == ["Frontend 10.96.0.7:80 (a/b): its route is left as it was: route 10.96.0.7:80: refused by the test"]
+    assert fake.generation == 1
+    await applier.execute((CloseFrontend(many[6].key), CloseFrontend(many[7].key)), 2)
+    assert ("tcp", "10.96.0.8", 80) not in fake.routes
+    assert [problem.subject for problem in applier.problems()] == ["Rules"]
+    assert fake.generation == 2
+    await applier.execute((OpenFrontend(many[6]),), 3)
+    fake.refuse_route = ""
+    await applier.execute((RetargetFrontend(many[6]),), 4)
+    assert [problem.subject for problem in applier.problems()] == ["Rules"], "what is right again is told no more"
+    assert ("tcp", "10.96.0.7", 80) in fake.routes

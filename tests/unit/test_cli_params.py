@@ -233,6 +233,18 @@ def test_the_name_of_the_node(
     assert settings_of(monkeypatch, *arguments, **environment).node.name == name
 
 
+def test_options_that_do_nothing_are_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever forgot --capture tproxy would believe that the node serves NodePorts at these addresses only."""
+    flags = ("--nodeport-addresses", "primary", "--masquerade-all", "--hostname-override", "n1")
+    settings_of(monkeypatch, *flags, SPLICEWAY_CLUSTER_CIDR="10.244.0.0/16")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning == "--cluster-cidr, --masquerade-all, --nodeport-addresses do nothing without --capture tproxy"
+    caplog.clear()
+    settings_of(monkeypatch, "--capture", "tproxy", *flags)
+    settings_of(monkeypatch, "--udp-timeout", "5")
+    assert not caplog.records
+
+
 def test_init_only_makes_the_kernel_settings_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """The init container would never end, or the agent behind it would miss its settings (P-05)."""
     made: list[NodeSettings] = []

@@ -168,9 +168,12 @@ async def test_listens_serve_a_service_and_nothing_else(shop: Objects) -> None:
         assert running.fake.addresses() == {listen.address: "default/shop"}
         client = Address("127.0.0.1", 5000)
         for address in (listen.address, Address("127.0.0.1", listen.address.port)):
-            assert running.pipeline.explain(FrontendKey(address, Protocol.TCP), client).pool == "default/shop"
-        with pytest.raises(KeyError, match="nothing serves"):
-            running.pipeline.explain(FrontendKey(Address("127.0.0.1", 1), Protocol.TCP), client)
+            outcome = running.pipeline.explain(FrontendKey(address, Protocol.TCP), client)
+            assert outcome is not None
+            assert (outcome.pool, outcome.state, outcome.client_class) == ("default/shop", "serving", None)
+            assert outcome.explanation is not None
+        for elsewhere in (Address("127.0.0.1", 1), Address("192.0.2.7", listen.address.port)):
+            assert running.pipeline.explain(FrontendKey(elsewhere, Protocol.TCP), client) is None
 
 
 async def test_embedded_pools_do_not_wait_for_the_cluster(vip: Address) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from spliceway.errors import SettingsError
+from spliceway.errors import SettingsError, SourceError
+from spliceway.node import agent
 from spliceway.node.sysctls import apply_sysctls, wishes
-from spliceway.settings import NodeSettings
+from spliceway.settings import CaptureMode, CaptureSettings, NodeSettings, Settings, SourceSettings
 
 SETTINGS = NodeSettings()
 MAX = "proc/sys/net/netfilter/nf_conntrack_max"
@@ -112,3 +114,16 @@ def test_nonsense_in_the_kernels_file_is_one_sentence(root: Path) -> None:
     (root / MAX).write_text("many")
     with pytest.raises(SettingsError, match="cannot be read"):
         apply_sysctls(SETTINGS, root)
+
+
+async def test_an_agent_that_cannot_start_leaves_the_kernel_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mistyped kubeconfig would leave a node with other limits than it had."""
+    made: list[NodeSettings] = []
+    monkeypatch.setattr(agent, "_capturing_alone", lambda _: nullcontext())
+    monkeypatch.setattr(agent, "apply_sysctls", made.append)
+    source = SourceSettings(kubeconfig=tmp_path / "none")
+    with pytest.raises(SourceError):
+        await agent.run_agent(Settings(source=source, capture=CaptureSettings(mode=CaptureMode.TPROXY)))
+    assert not made

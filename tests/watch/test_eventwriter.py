@@ -159,6 +159,31 @@ def test_an_event_that_exists_is_written(api: EventsApi, writer: EventWriter) ->
     writer.write(EVENT)
 
 
+def test_what_every_node_says_is_one_event(api: EventsApi, writer: EventWriter) -> None:
+    """A cluster of 1,000 nodes would write 1,000 Events about one bad Service."""
+    shared = EVENT._replace(shared=True)
+    writer.write(shared)
+    api.answers = [409]
+    writer.write(shared._replace(first=EVENT.first + 3, last=EVENT.first + 3))  # as another node's agent would
+    names = [body["metadata"]["name"] for *_, body in api.requests]
+    assert names[0] == names[1]
+    assert re.fullmatch(r"shop\.[0-9a-f]{16}", names[0])
+    for other in (shared._replace(note="port x is SCTP"), shared._replace(reason="Other"), shared._replace(name="b")):
+        writer.write(other)
+    assert len({body["metadata"]["name"] for *_, body in api.requests}) == 4
+    writer.write(EVENT)
+    assert api.requests[-1][3]["metadata"]["name"] != names[0], "what only one node says has a name of its own"
+
+
+def test_the_count_of_a_shared_event_is_its_writers(api: EventsApi, writer: EventWriter) -> None:
+    """Each node would overwrite the others' count, and after an hour nobody would write the Event again."""
+    shared = EVENT._replace(shared=True)
+    api.answers = [409, 409, 201]
+    for times in (1, 2, 3, 4):
+        writer.write(shared._replace(times=times))
+    assert [method for method, *_ in api.requests] == ["POST", "POST", "POST", "PATCH"]
+
+
 @pytest.mark.parametrize(
     ("status", "passing", "forbidden"),
     [(403, False, True), (422, False, False), (401, True, False), (429, True, False), (503, True, False)],

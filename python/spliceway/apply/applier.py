@@ -8,11 +8,12 @@ stops the steps after it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
 
-from spliceway.apply.frontends import Frontends
+from spliceway.apply.frontends import Frontends, subject
 from spliceway.diff import (
     CloseFrontend,
     OpenFrontend,
@@ -28,7 +29,8 @@ from spliceway.model import Frontend, FrontendKey, FrontendState, PoolSpec, Prob
 #: pools, and routes, of one engine call, so that the memory for crossing the boundary stays small
 CHUNK = 200
 ROUTES_CHUNK = 2000
-#: what the engine raises for a pool that it cannot take: a bad value, or one that does not even cross the boundary
+#: what the engine raises for a pool or route that it cannot take: a bad value, or one that does not even cross the
+#: boundary
 REFUSALS = (ValueError, TypeError, OverflowError)
 
 
@@ -67,6 +69,8 @@ class Applier:
         self._frontends = frontends
         self._lock = trio.Lock()
         self._pool_problems: dict[str, Problem] = {}
+        #: frontends whose route the engine refused
+        self._route_problems: dict[FrontendKey, Problem] = {}
 
     async def start(self) -> None:
         """Make ready to serve; called once. Raises `FrontendError` when that is not possible on this machine."""
@@ -83,11 +87,11 @@ class Applier:
             await self._frontends.withdraw(work.rejected)
             await self._upsert(work.upserts, generation if whole else generation - 1)
             for start in range(0, len(changed) if routed else 0, ROUTES_CHUNK):
-                routes = self._frontends.routes(changed[start : start + ROUTES_CHUNK])
-                await self._engine.apply((), (), generation - 1, routes)
+                await self._route(changed[start : start + ROUTES_CHUNK], generation - 1)
             await self._frontends.offer(work.offered, work.closed)
             if not (whole and work.upserts) or self._pool_problems:
-                await self._engine.apply((), work.removes, generation, unroutes=work.closed)
+                gone = await self._unroute_refused(work.closed, generation - 1)
+                await self._engine.apply((), work.removes, generation, unroutes=gone)
             for name in work.removes:
                 self._pool_problems.pop(name, None)
 
@@ -118,8 +122,33 @@ class Applier:
         return self._frontends.failing()
 
     def problems(self) -> tuple[Problem, ...]:
-        """Frontends that cannot be served and pools that the engine refused."""
-        return (*self._frontends.problems(), *self._pool_problems.copy().values())
+        """Frontends that cannot be served, and pools and routes that the engine refused."""
+        refused = (*self._pool_problems.copy().values(), *self._route_problems.copy().values())
+        return (*self._frontends.problems(), *refused)
+
+    async def _route(self, frontends: Sequence[Frontend], generation: int) -> None:
+        try:
+            await self._engine.apply((), (), generation, self._frontends.routes(frontends))
+        except REFUSALS as error:
+            # One of them is bad and nothing was changed: find it by halves, and apply the others.
+            if len(frontends) > 1:
+                half = len(frontends) // 2
+                await self._route(frontends[:half], generation)
+                await self._route(frontends[half:], generation)
+                return
+            (frontend,) = frontends
+            self._route_problems[frontend.key] = Problem(subject(frontend), f"its route is left as it was: {error}")
+        else:
+            for frontend in frontends if self._route_problems else ():
+                self._route_problems.pop(frontend.key, None)
+
+    async def _unroute_refused(self, closed: Sequence[FrontendKey], generation: int) -> list[FrontendKey]:
+        """Of those whose route was refused there may be none, or an older one. Returns the others of ``closed``."""
+        refused = [key for key in closed if self._route_problems.pop(key, None)]
+        for key in refused:
+            with suppress(*REFUSALS):
+                await self._engine.apply((), (), generation, unroutes=(key,))
+        return [key for key in closed if key not in refused] if refused else list(closed)
 
     async def _upsert(self, pools: Sequence[PoolSpec], generation: int) -> None:
         for start in range(0, len(pools), CHUNK):

@@ -15,6 +15,7 @@ from spliceway.model import (
     FrontendVerdict,
     Node,
     Problem,
+    Protocol,
 )
 
 
@@ -52,7 +53,11 @@ class Rules(Face):
         ...
 
     def classify(self, host: str) -> ClientClass:
-        """The class of a client, as far as its address tells."""
+        """The class of a client, as far as its address tells. Asks the kernel: call it in a thread."""
+        ...
+
+    def serves_node_port(self, host: str) -> bool:
+        """Whether NodePorts are served at this address. Asks the kernel."""
         ...
 
     def problems(self) -> tuple[Problem, ...]:
@@ -172,7 +177,9 @@ def _route(frontend: Frontend) -> RouteRecord:
         pool, verdict = frontend.pool, frontend.verdict
         if client is ClientClass.EXT and frontend.external:
             pool, verdict = frontend.external
-        if verdict is not FrontendVerdict.SERVE:
+        # Connections that were let through just before the rules refuse or drop go to the last endpoints, which the
+        # engine knows by the pool. Sessions of datagrams end.
+        if verdict is not FrontendVerdict.SERVE and frontend.protocol is not Protocol.TCP:
             return None
         return pool, bool(client & frontend.keep_source)
 

@@ -24,19 +24,19 @@ _NFT_TIMEOUT = 60.0
 def cleanup(kube_proxy: bool, force: bool, state_socket: Path) -> None:
     """Remove all packet rules, ip rules and routes that agents with `--capture tproxy` made on this node.
 
-    Needs no API server, and may be repeated. An agent that ends in order removes them itself; this is for one that was
-    killed. Exit code 1: something could not be removed.
+    Needs no API server, and may be repeated. An agent that Ctrl-C ends removes them itself; any other one leaves them
+    to the next agent. Exit code 1: something could not be removed.
     """
     removed: list[str] = []
     failed: list[str] = []
     if force or not kube_proxy:
-        if not force and agent_answers(state_socket):
-            raise click.ClickException(
-                f"An agent runs on this node (it answers at {state_socket}), and it would restore its rules. "
-                "Stop it first, or say --force."
-            )
-        from spliceway.capture.tproxy.traces import remove_traces  # only this command needs them
+        from spliceway.capture.tproxy.presence import agent_captures  # only this command needs them
+        from spliceway.capture.tproxy.traces import remove_traces
 
+        if not force and (agent_captures() or agent_answers(state_socket)):
+            raise click.ClickException(
+                "An agent runs on this node, and it would restore its rules. Stop it first, or say --force."
+            )
         removed, failed = remove_traces(_NFT_TIMEOUT)
     if kube_proxy:
         from spliceway.capture.kubeproxy import remove_leftovers

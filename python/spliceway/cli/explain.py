@@ -33,13 +33,15 @@ def show(answer: ExplainState, *, any_port: bool) -> None:
 
     console = open_console()
     client = answer.client.rpartition(":")[0] if any_port else answer.client
-    flow = escape(f"{client} to {answer.frontend}")
-    console.print(f"{flow}: pool [bold]{escape(answer.pool)}[/bold], balance {answer.balance}")
+    who = f"{client} (class {answer.client_class})" if answer.client_class else client
+    balance = f", balance {answer.balance}" if answer.balance else ""
+    console.print(f"{escape(f'{who} to {answer.frontend}')}: pool [bold]{escape(answer.pool)}[/bold]{balance}")
     if answer.state != "serving":
         reason = answer.message or "no usable endpoint: clients are refused"
         console.print(f"[red]{answer.state}[/red]: {escape(reason)}")
     if not answer.candidates:
-        console.print("no backend")
+        if answer.state == "serving":
+            console.print("no backend")
         return
     rows: list[tuple[str, ...]] = []
     for each in answer.candidates:

@@ -9,14 +9,13 @@ import click
 
 from spliceway.cli.grouped import GroupedCommand, grouped
 from spliceway.cli.logs import FORMATS, LEVELS, configure_logs
-from spliceway.cli.nodeflags import (
-    LIMITS,
-    LOOKING,
+from spliceway.cli.nodeflags import LIMITS, LOOKING, node_options
+from spliceway.cli.nodesettings import (
     admin_settings,
     capture_settings,
     engine_settings,
-    node_options,
     node_settings,
+    warn_of_idle_options,
 )
 from spliceway.cli.params import FilePathParam, ListenParam, SecondsParam, state_socket_option
 from spliceway.model import Balance, HealthCheck, RetryPolicy
@@ -167,6 +166,7 @@ def run(more_manifests: tuple[Path, ...], **options: Any) -> None:
     if options["init_only"]:
         apply_sysctls(settings.node)
         return
+    warn_of_idle_options(click.get_current_context())
     import trio
 
     from spliceway.node.agent import run_agent

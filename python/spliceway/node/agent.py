@@ -6,6 +6,7 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from spliceway.observe.healthnodeport import HealthNodePorts
 from spliceway.observe.proxyhealth import ProxyHealth
 from spliceway.observe.readings import AgentReadings, CaptureReading
 from spliceway.pipeline import Pipeline
-from spliceway.settings import CaptureMode, DetectLocal, Settings
+from spliceway.settings import CaptureMode, CaptureSettings, DetectLocal, Settings
 from spliceway.source import open_source
 
 if TYPE_CHECKING:
@@ -51,15 +52,30 @@ async def run_agent(settings: Settings, *, task_status: trio.TaskStatus[Pipeline
         SourceError: the source of Services cannot be started.
         EngineError: the engine cannot be started.
         FrontendError: frontends cannot be served on this machine at all, or an admin address is taken for good.
-        SettingsError: a kernel setting is missing that cannot be made, or the state socket is taken.
+        SettingsError: a kernel setting is missing that cannot be made, the state socket is taken, or another agent
+            captures on this node.
         NodeError: the Node is not what it was at start (W-23).
     """
+    async with _capturing_alone(settings.capture):
+        await _run(settings, task_status)
+
+
+def _capturing_alone(settings: CaptureSettings) -> AbstractAsyncContextManager[None]:
+    """Ordinary sockets need no such care: who comes second cannot bind them."""
+    if settings.mode is CaptureMode.BIND:
+        return nullcontext()
+    from spliceway.capture.tproxy.presence import captures_alone
+
+    return captures_alone()
+
+
+async def _run(settings: Settings, task_status: trio.TaskStatus[Pipeline]) -> None:
     give_large_blocks_back()
     engine_settings = fit_to_files(settings.engine, raise_file_limit())
-    if settings.capture.mode is CaptureMode.TPROXY:
-        await trio.to_thread.run_sync(apply_sysctls, settings.node)
     source = await trio.to_thread.run_sync(open_source, settings.source, settings.node)
     announcer = await _open_announcer(settings)
+    if settings.capture.mode is CaptureMode.TPROXY:
+        await trio.to_thread.run_sync(apply_sysctls, settings.node)
     engine = TrioEngine.open(engine_settings)
     rules: TproxyCapture | None = None
     try:

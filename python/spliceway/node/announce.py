@@ -78,7 +78,8 @@ class Announcer:
         """A problem that came up, if it is one of a Service or an EndpointSlice; others are the log's alone."""
         if match := _SUBJECT.fullmatch(problem.subject):
             kind, namespace, name = match.groups()
-            self._say(_Key(kind, namespace, name, PROBLEM_REASON, problem.message), "Plan", warning=True)
+            key = _Key(kind, namespace, name, PROBLEM_REASON, problem.message)
+            self._say(key, "Plan", warning=True, shared=True)
         elif match := _FRONTEND.fullmatch(problem.subject):
             namespace, name = match.groups()
             note = f"{problem.subject} {problem.message}"
@@ -100,11 +101,11 @@ class Announcer:
             key = next(iter(self._waiting))
             await self._deliver(key, self._waiting.pop(key))
 
-    def _say(self, key: _Key, action: str, *, warning: bool) -> None:
+    def _say(self, key: _Key, action: str, *, warning: bool, shared: bool = False) -> None:
         now = self._wall()
         known = self._known.pop(key, None)
         if known is None:
-            record = EventRecord(*key[:4], action, key.note, warning, now, now)
+            record = EventRecord(*key[:4], action, key.note, warning, now, now, shared=shared)
         else:
             record = known._replace(last=now, times=known.times + 1)
         self._known[key] = record  # at the end: it was used last

@@ -12,7 +12,7 @@ _WILDCARDS = {4: "0.0.0.0", 6: "::"}
 
 
 class HealthHosts:
-    """Resolved once, as kube-proxy does; the Node's own addresses must be known where they are asked for.
+    """Resolved once, as kube-proxy does; the Node's own addresses must be known where they are asked for. Blocking.
 
     Args:
         settings: which addresses answer NodePorts.

@@ -194,14 +194,15 @@ class Admin:
             client = Address.parse(query.get("client", ""))
         except ValueError as error:
             return _json(400, ErrorState(f"{error}."))
-        state = self._observed.find_frontend(key)
-        if state is None:
-            return _json(404, ErrorState(f"Nothing is served at {key}; {self._suggest(key.address)}."))
         try:
-            explanation = self._observed.explain(key, client)
+            outcome = await trio.to_thread.run_sync(
+                self._observed.explain, key, client, limiter=self._threads, abandon_on_cancel=True
+            )
         except KeyError:
             return _json(404, ErrorState(f"The engine has no pool for {key} at this moment; ask again."))
-        return _json(200, explain_state(str(key), str(client), state.state, state.message, explanation))
+        if outcome is None:
+            return _json(404, ErrorState(f"Nothing is served at {key}; {self._suggest(key.address)}."))
+        return _json(200, explain_state(str(key), str(client), outcome))
 
     def _suggest(self, frontend: Address) -> str:
         known = [state.frontend.key for state in self._observed.frontends().values()]

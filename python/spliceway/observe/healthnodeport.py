@@ -66,6 +66,7 @@ class HealthNodePorts:
         planned: the pipeline.
         serving: the proxy is healthy; otherwise every answer is 503 (H-02).
         hosts: of which addresses the ports are opened, for a family (4 or 6); wildcards open only their own family.
+            Called in a thread: it may ask the kernel.
         on_failure: told of a port that cannot be opened, when that begins: the Service and the sentence.
     """
 
@@ -106,7 +107,7 @@ class HealthNodePorts:
 
     async def _follow(self, nursery: trio.Nursery) -> None:
         """Close what nobody asks for, then open what is missing: one may take the other's port."""
-        wanted = self._wanted()
+        wanted = await self._wanted()
         for listener in self._open.keys() - wanted:
             running = self._open.pop(listener)
             running.scope.cancel()
@@ -122,7 +123,7 @@ class HealthNodePorts:
             self._retry_at = trio.current_time() + RETRY_INTERVAL
         self._journal.write()
 
-    def _wanted(self) -> set[_Listener]:
+    async def _wanted(self) -> set[_Listener]:
         found: set[_Listener] = set()
         hosts: dict[int, tuple[str, ...]] = {}
         for key, plan in self._planned.plans().items():
@@ -133,7 +134,7 @@ class HealthNodePorts:
                 if _count(asked, family) is None:
                     continue
                 if family not in hosts:
-                    hosts[family] = tuple(self._hosts(family))
+                    hosts[family] = tuple(await trio.to_thread.run_sync(self._hosts, family))
                 found.update(_Listener(key, Address(host, asked.port)) for host in hosts[family])
         return found
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from spliceway.model import (
     Address,
+    ClientClass,
     FrontendKey,
     FrontendState,
     Node,
@@ -20,6 +21,21 @@ from spliceway.observe.syncs import SyncTimes
 
 if TYPE_CHECKING:
     from spliceway._engine import EngineCounters, Explanation
+
+
+class FlowOutcome(NamedTuple):
+    """What would become of a client's flow to a frontend."""
+
+    #: None with ordinary sockets, which know no classes
+    client_class: ClientClass | None
+    #: the one that a client of this class may use
+    pool: str
+    #: as that of a frontend, but for this client: ``serving``, ``rejecting``, ``dropping`` or ``failed``
+    state: str
+    #: why it is not ``serving``
+    reason: str
+    #: how its backend is picked; None: no backend gets to see it
+    explanation: Explanation | None
 
 
 class Observed(Protocol):
@@ -78,10 +94,9 @@ class Observed(Protocol):
         """The Node that the agent runs on, as the API last told of it."""
         ...
 
-    def find_frontend(self, key: FrontendKey) -> FrontendState | None:
-        """The frontend that a client of this address meets: its own, or a wildcard of its port."""
-        ...
+    def explain(self, key: FrontendKey, client: Address) -> FlowOutcome | None:
+        """What would become of a flow from ``client`` to ``key``; None when nothing is served there.
 
-    def explain(self, key: FrontendKey, client: Address) -> Explanation:
-        """What a flow from ``client`` to frontend ``key`` would do. Raises `KeyError` when nothing serves it."""
+        Asks the kernel: call it in a thread. Raises `KeyError` when the engine has no pool for it at this moment.
+        """
         ...

@@ -11,7 +11,8 @@ from spliceway.model import Address, Problem, SourceStatistics
 from spliceway.observe.stats import ServicePortRow, Snapshot, service_rows
 
 if TYPE_CHECKING:
-    from spliceway._engine import EngineCounters, Explanation
+    from spliceway._engine import EngineCounters
+    from spliceway.observe.observed import FlowOutcome
 
 
 class UnhealthyRow(msgspec.Struct, frozen=True):
@@ -60,13 +61,17 @@ class ExplainState(msgspec.Struct, frozen=True):
 
     frontend: str
     client: str
+    #: the one that this class of client may use
     pool: str
-    #: of the frontend: ``serving``, ``rejecting``, ``dropping`` or ``failed``, with the reason
+    #: for this client: ``serving``, ``rejecting``, ``dropping`` or ``failed``, with the reason
     state: str
     message: str
+    #: empty, 0 and none when no backend gets to see the client
     balance: str
     generation: int
     candidates: tuple[CandidateRow, ...]
+    #: POD, NODE or EXT; empty with ordinary sockets, which know no classes
+    client_class: str = ""
 
 
 class ErrorState(msgspec.Struct, frozen=True):
@@ -115,8 +120,9 @@ def agent_state(snapshot: Snapshot, counters: EngineCounters, *, pid: int, time:
     )
 
 
-def explain_state(frontend: str, client: str, state: str, message: str, explanation: Explanation) -> ExplainState:
+def explain_state(frontend: str, client: str, outcome: FlowOutcome) -> ExplainState:
     """Build the answer to one explain request."""
+    explanation = outcome.explanation
     candidates = tuple(
         CandidateRow(
             str(Address(each.host, each.port)),
@@ -127,8 +133,16 @@ def explain_state(frontend: str, client: str, state: str, message: str, explanat
             each.rank,
             each.reason,
         )
-        for each in explanation.candidates
+        for each in (explanation.candidates if explanation else ())
     )
     return ExplainState(
-        frontend, client, explanation.pool, state, message, explanation.balance, explanation.generation, candidates
+        frontend,
+        client,
+        outcome.pool,
+        outcome.state,
+        outcome.reason,
+        explanation.balance if explanation else "",
+        explanation.generation if explanation else 0,
+        candidates,
+        (outcome.client_class.name or "") if outcome.client_class else "",
     )

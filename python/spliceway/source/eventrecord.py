@@ -20,6 +20,8 @@ class EventRecord(NamedTuple):
     last: float
     #: 1: not a series (yet)
     times: int = 1
+    #: every node's agent says the same: one Event is enough for all of them
+    shared: bool = False
 
 
 class EventWriteError(Exception):

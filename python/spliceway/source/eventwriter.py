@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -19,6 +20,8 @@ _PASSING = (HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_
 _DEFAULT_NAMESPACE = "default"
 _CONTROLLER = "spliceway"
 _PATCH = "application/merge-patch+json"
+#: Events of others that are remembered as such
+_MEMORY_LIMIT = 4096
 #: API groups of the kinds that Events are about, where it is not the core group
 _VERSIONS = {"EndpointSlice": "discovery.k8s.io/v1"}
 
@@ -35,9 +38,13 @@ class EventWriter:
         self._access = Access(settings)
         self._client = self._access.connect(renew=False)
         self._instance = f"{_CONTROLLER}-{instance}"[:128]
+        #: names of shared Events that were there before ours: their writers count how often they happen
+        self._others: set[str] = set()
 
     def write(self, record: EventRecord) -> None:
         """Create the Event, or when it happened more than once, tell so in the Event that exists.
+
+        A shared Event that another node's agent has written counts as written, and is left as it is.
 
         Raises:
             EventWriteError: no answer, no permission, or a bad Event.
@@ -58,10 +65,11 @@ class EventWriter:
     def _write(self, record: EventRecord) -> None:
         namespace = record.namespace or _DEFAULT_NAMESPACE
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
-        if record.times > 1:
+        name = _name(record)
+        if record.times > 1 and name not in self._others:
             body = msgspec.json.encode({"series": _series(record)})
             try:
-                self._client.send("PATCH", f"{path}/{_name(record)}", body, _PATCH)
+                self._client.send("PATCH", f"{path}/{name}", body, _PATCH)
             except RefusedError as error:
                 if error.status != HTTPStatus.NOT_FOUND:  # Events live an hour
                     raise
@@ -71,8 +79,14 @@ class EventWriter:
         try:
             self._client.send("POST", path, body, "application/json")
         except RefusedError as error:
-            if error.status != HTTPStatus.CONFLICT:  # written, but the answer was lost
+            if error.status != HTTPStatus.CONFLICT:  # written: by another agent, or by us and the answer was lost
                 raise
+            if record.shared:
+                if len(self._others) >= _MEMORY_LIMIT:
+                    self._others.clear()
+                self._others.add(name)
+        else:
+            self._others.discard(name)  # that of the other one was forgotten
 
     def _renew(self) -> None:
         """Read the credentials again; when they are bad, the next write says so."""
@@ -113,7 +127,10 @@ def _series(record: EventRecord) -> dict[str, object]:
 
 
 def _name(record: EventRecord) -> str:
-    """Unique for each object and moment, and the same each time it is written."""
+    """The same each time it is written; unique for each object and moment, or (shared) for what is said of it."""
+    if record.shared:
+        said = hashlib.sha256(f"{record.kind}\0{record.reason}\0{record.note}".encode()).hexdigest()
+        return f"{record.name[:236]}.{said[:16]}"
     return f"{record.name[:236]}.{int(record.first * 1e9):x}"
 
 

@@ -19,9 +19,7 @@ from spliceway.model import (
     Keep,
     ListEnd,
     ListStart,
-    ObjectKey,
     Problem,
-    Problems,
     SourceStatistics,
     Synced,
     Upsert,
@@ -43,6 +41,7 @@ from spliceway.source.events import (
 from spliceway.source.faults import Backoff, ExpiredError, StreamError, ended, expired, stream_error
 from spliceway.source.mailbox import Mailbox
 from spliceway.source.resource import Resource
+from spliceway.source.streamproblems import StreamProblems
 from spliceway.source.versions import Versions, newer
 
 #: objects on a page of a list
@@ -76,9 +75,7 @@ class KindStream:
         self._distrust = 0
         #: in a row
         self._failures = 0
-        self._bad: dict[ObjectKey | None, tuple[Problem, ...]] = {}
-        self._fault: Problem | None = None
-        self._told: tuple[Problem, ...] = ()
+        self._problems = StreamProblems(f"{ORIGIN}:{resource.name}")
         self._synced = False
         self._heard = monotonic()
         self._restarts = 0
@@ -147,7 +144,7 @@ class KindStream:
         """Send everything that exists and return the resource version to watch from."""
         resource = self._resource
         self._versions.forget()
-        self._bad.clear()
+        self._problems.forget_objects()
         await facts.send((ListStart(ORIGIN, resource.kind),))
         query = {**resource.selectors, "limit": str(PAGE)}
         while True:
@@ -161,7 +158,7 @@ class KindStream:
                 break
             query["continue"] = page.continue_token
         await facts.send((ListEnd(ORIGIN, resource.kind),))
-        self._fault = None
+        self._problems.fault = None
         await self._tell_problems(facts)
         if not self._synced:
             self._synced = True
@@ -233,7 +230,7 @@ class KindStream:
             elif isinstance(event, Bookmarked):
                 resume = newer(resume, event.resource_version)
             elif isinstance(event, Opened):
-                self._fault = None
+                self._problems.fault = None
             elif isinstance(event, Unknown):
                 self._errors += 1
                 self._last_error = f"event of unknown type {event.type!r} skipped"
@@ -251,13 +248,11 @@ class KindStream:
     def _facts_of(self, decoded: Decoded, *, deleted: bool) -> list[Fact]:
         """What an object in a list or an event says. A bad object keeps its last state; a problem names it."""
         key, kind = decoded.key, self._resource.kind
-        problems = () if deleted or decoded.ignored else decoded.problems(self._origin)
+        problems = () if deleted or decoded.ignored else decoded.problems(self._problems.origin)
+        self._problems.note(key, problems)
         if problems:
-            self._bad[key] = problems
             self._errors += 1
             self._last_error = str(problems[0])
-        elif key in self._bad:
-            del self._bad[key]
         if key is None or not self._versions.accept(key, decoded.resource_version, deleted=deleted):
             return []
         if deleted or decoded.ignored:
@@ -270,17 +265,8 @@ class KindStream:
 
     async def _tell_problems(self, facts: trio.MemorySendChannel[tuple[Fact, ...]]) -> None:
         """Send the present problems when they are others than before."""
-        if not (self._bad or self._fault or self._told):
-            return
-        present = tuple(problem for problems in self._bad.values() for problem in problems)
-        present = (self._fault, *present) if self._fault else present
-        if present != self._told:
-            await facts.send((Problems(self._origin, present),))
-            self._told = present
-
-    @property
-    def _origin(self) -> str:
-        return f"{ORIGIN}:{self._resource.name}"
+        if news := self._problems.news():
+            await facts.send((news,))
 
     def _progress(self) -> None:
         self._backoff.reset()
@@ -297,7 +283,7 @@ class KindStream:
         if error.status == HTTPStatus.FORBIDDEN and self._synced and self._failures == 1:
             return  # an API server that was just started refuses everybody for a moment
         kept = "; the last state is kept" if self._synced else ""
-        self._fault = Problem("", f"{error.message}{kept}", self._origin, warning=not denied)
+        self._problems.fault = Problem("", f"{error.message}{kept}", self._problems.origin, warning=not denied)
         if error.status and not (denied or error.overloaded):
             self._distrust += 1
             if self._distrust >= _DISTRUST:

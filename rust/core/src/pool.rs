@@ -208,17 +208,16 @@ impl Pool {
     /// clears that of backends that are back.
     pub fn start_drains(&self, previous: Option<&Self>, now: Duration) {
         for backend in &self.backends {
-            backend.drain_at.store(0, Relaxed);
+            backend.stop_drain();
         }
         let Some(drain) = self.drain else { return };
-        let deadline = u64::try_from(now.saturating_add(drain).as_millis()).unwrap_or(u64::MAX).max(1);
+        let deadline = now.saturating_add(drain);
         let was = previous.map_or(&[][..], |p| &p.backends);
         let mut stays: Vec<SocketAddr> = self.backends.iter().map(|b| b.address).collect();
         stays.sort_unstable();
         let left = was.iter().map(|b| &b.state).filter(|state| stays.binary_search(&state.address).is_err());
         for state in left.chain(&self.leaving) {
-            // A deadline that runs already is kept.
-            let _ = state.drain_at.compare_exchange(0, deadline, Relaxed, Relaxed);
+            state.start_drain(deadline);
         }
     }
 }

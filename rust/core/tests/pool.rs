@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use spliceway_core::affinity::Affinities;
 use spliceway_core::maglev::TableCache;
-use spliceway_core::pool::{BackendSpec, Balance, Pool, PoolSpec};
+use spliceway_core::pool::{BackendSpec, BackendState, Balance, Pool, PoolSpec};
 use spliceway_core::retry::RetryPolicy;
 use spliceway_core::rng::Rng;
 
@@ -125,17 +125,17 @@ fn drain_deadlines_start_once_and_are_lifted_when_a_backend_returns() -> Outcome
     let only = |address| vec![BackendSpec { address, weight: 1, healthy: true }];
 
     let second = build(only(stays), Some(&first))?;
-    assert_eq!(gone.drain_at.load(Relaxed), 0, "building alone changes nothing");
+    assert_eq!(gone.drain_deadline(), None, "building alone changes nothing");
     second.start_drains(Some(&first), Duration::from_secs(10));
-    assert_eq!(gone.drain_at.load(Relaxed), 40_000);
+    assert_eq!(gone.drain_deadline(), Some(Duration::from_secs(40)));
     let third = build(only(stays), Some(&second))?;
     third.start_drains(Some(&second), Duration::from_secs(20));
-    assert_eq!(gone.drain_at.load(Relaxed), 40_000, "a later generation does not prolong it");
-    assert_eq!(third.backends[0].drain_at.load(Relaxed), 0);
+    assert_eq!(gone.drain_deadline(), Some(Duration::from_secs(40)), "a later generation does not prolong it");
+    assert_eq!(third.backends[0].drain_deadline(), None);
 
     let back = build(only(address), Some(&third))?;
     back.start_drains(Some(&third), Duration::from_secs(30));
-    assert_eq!(gone.drain_at.load(Relaxed), 0);
+    assert_eq!(gone.drain_deadline(), None);
     Ok(())
 }
 
@@ -172,4 +172,19 @@ fn balance_names_round_trip() {
     }
     let unknown = "fastest".parse::<Balance>().map_or_else(|e| e.to_string(), |b| b.to_string());
     assert!(unknown.contains("maglev, random, round-robin, least-conn, p2c") && unknown.contains("fastest"));
+}
+
+// A deadline that came early or wrapped around would cut clients of a Pod that still serves them.
+#[test]
+fn drain_deadlines_are_rounded_up_and_bounded() {
+    let ends = |deadline| {
+        let state = BackendState::new(([198, 18, 0, 1], 80).into());
+        state.start_drain(deadline);
+        state.drain_deadline()
+    };
+    let millis = Duration::from_millis;
+    assert_eq!(ends(Duration::ZERO), Some(millis(64)), "0 stands for never");
+    assert_eq!(ends(millis(64)), Some(millis(64)));
+    assert_eq!(ends(millis(65)), Some(millis(128)));
+    assert_eq!(ends(Duration::MAX), Some(millis(u64::from(u32::MAX) * 64)));
 }

@@ -258,6 +258,7 @@ fn arrival(shared: &Arc<Shared>, table: &Table, serves: Serves, client: OwnedFd,
         socket::reset(client);
         return None;
     };
-    let (pool, counted) = (Arc::clone(pool), Counted::new(shared, &pool.state));
+    let last = if pool.usable().is_empty() { shared.emptied.last(pool, shared.now()) } else { None };
+    let (pool, counted) = (last.unwrap_or_else(|| Arc::clone(pool)), Counted::new(shared, &pool.state));
     Some(Arrival { client, peer, keep_source: target.keep_source, slot: target.slot, pool, counted })
 }

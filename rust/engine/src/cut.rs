@@ -98,14 +98,11 @@ impl Worker {
             return; // an earlier timer did it
         }
         self.next_cut = None;
-        let now = self.now.as_millis() as u64;
-        let deadline = |flow: &Flow| {
-            let backend = flow.serving.as_ref()?;
-            Some(backend.0.drain_at.load(Relaxed)).filter(|&at| at > 0)
-        };
+        let now = self.now;
+        let deadline = |flow: &Flow| flow.serving.as_ref()?.0.drain_deadline();
         self.cut_where(|flow| deadline(flow).is_some_and(|at| at <= now));
         if let Some(next) = self.flows.iter().filter_map(|(_, flow)| deadline(flow)).min() {
-            self.cut_leaving_at(Duration::from_millis(next));
+            self.cut_leaving_at(next);
         }
     }
 

@@ -1,6 +1,5 @@
-//! Getting a backend for a flow: dial, notice failure, try another, give up. Nothing here blocks.
+//! Getting a backend for a flow: dial, notice failure, try another. Nothing here blocks.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,9 +10,9 @@ use spliceway_io::poll::{Interest, Ready};
 use spliceway_io::socket::{self, ConnectError};
 use spliceway_io::{Errno, fork};
 
-use crate::events::{Event, EventKind};
+use crate::dialled::describe;
+use crate::events::EventKind;
 use crate::flow::{FlowId, Serving, Token, at};
-use crate::relay;
 use crate::source::Source;
 use crate::timer::Due;
 use crate::worker::Worker;
@@ -39,8 +38,7 @@ impl Worker {
             let Some(dialling) = flow.dialling.as_mut() else {
                 return;
             };
-            let newest = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
-            let pool = Arc::clone(newest.unwrap_or(&dialling.pool));
+            let pool = Arc::clone(dialling.newest_pool(self.table.load(), flow.slot));
             match dialling.dial.next(&pool, dialling.client, self.now, &mut self.rng) {
                 Next::GiveUp(reason) => return self.give_up(id, reason),
                 Next::Try { backend, timeout, after } => {
@@ -175,8 +173,8 @@ impl Worker {
     fn dial_from_here(&mut self, id: FlowId, waited: Duration) -> bool {
         let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else { return false };
         let Some(dialling) = flow.dialling.as_mut() else { return false };
-        let newest = self.table.load().pool(flow.slot).filter(|pool| Arc::ptr_eq(&pool.state, &flow.counted.pool));
-        let Some(timeout) = dialling.dial.again(newest.unwrap_or(&dialling.pool), self.now) else { return false };
+        let pool = Arc::clone(dialling.newest_pool(self.table.load(), flow.slot));
+        let Some(timeout) = dialling.dial.again(&pool, self.now) else { return false };
         dialling.attempt += 1;
         dialling.source = Source::AfterSilence(waited);
         dialling.ends = self.now + timeout;
@@ -198,55 +196,6 @@ impl Worker {
         {
             self.dial(id);
         }
-    }
-
-    /// The backend's connection stands: relay.
-    fn connected(&mut self, id: FlowId) {
-        let now = self.shared().now();
-        let Some(flow) = self.flows.get_mut(id.index as usize).filter(|flow| flow.id == id) else {
-            return;
-        };
-        let Some(dialling) = flow.dialling.as_mut() else {
-            return;
-        };
-        let Some(target) = dialling.target.take() else {
-            return;
-        };
-        let pool = &flow.counted.pool;
-        let took = now.saturating_sub(dialling.began);
-        pool.observe_connect(took);
-        if dialling.retried && !std::mem::replace(&mut dialling.saved, true) {
-            pool.saved.fetch_add(1, Relaxed);
-        }
-        if dialling.source.is_substitute() {
-            pool.source_not_kept.fetch_add(1, Relaxed);
-        }
-        let bypasses = &self.tools.shared.bypasses;
-        match dialling.source {
-            // A backend that is slower than the wait was would have answered the client as late: no evidence.
-            Source::AfterSilence(waited) if took < waited => bypasses.learn(dialling.client, target.0.address, now),
-            Source::Client(_) => bypasses.unlearn(dialling.client, target.0.address, now),
-            _ => {}
-        }
-        target.0.flows.fetch_add(1, Relaxed);
-        let backend = target.0.address;
-        let drain_at = target.0.drain_at.load(Relaxed);
-        let recovered =
-            target.0.consecutive_failures.load(Relaxed) > 0 && target.0.consecutive_failures.swap(0, Relaxed) > 0;
-        flow.serving = Some(target);
-        flow.session.connected();
-        flow.lanes[at(Side::Client)].buffer.clone_from(&dialling.held);
-        if drain_at > 0 {
-            self.cut_leaving_at(Duration::from_millis(drain_at)); // it left while it was dialled
-        }
-        if recovered {
-            self.report(id, EventKind::ConnectRecovered, Some(backend), "connected", 1);
-        }
-        let Some(flow) = self.flows.get_mut(id.index as usize) else {
-            return;
-        };
-        let step = relay::pump(flow, Side::Client, &mut self.tools);
-        self.carry_out(id, step);
     }
 
     /// The backend ended before it sent anything, and nothing that the client sent is lost with it: dial another one.
@@ -273,20 +222,8 @@ impl Worker {
         self.dial(id);
     }
 
-    /// The attempt failed and the backend is the cause.
-    fn blame(&mut self, id: FlowId, reason: &str) {
-        self.drop_backend(id);
-        let Some(flow) = self.flow(id) else { return };
-        let Some(target) = flow.dialling.as_mut().and_then(|d| d.target.take()) else {
-            return;
-        };
-        target.0.connect_failures.fetch_add(1, Relaxed);
-        let failures = target.0.consecutive_failures.fetch_add(1, Relaxed) + 1;
-        self.report(id, EventKind::ConnectFailed, Some(target.0.address), reason, failures.into());
-    }
-
     /// Give up the backend's connection, whatever became of it.
-    fn drop_backend(&mut self, id: FlowId) {
+    pub(crate) fn drop_backend(&mut self, id: FlowId) {
         let Some(flow) = self.flow(id) else { return };
         let watched = flow.watched[at(Side::Backend)].take().is_some();
         if let Some(fd) = flow.backend.take() {
@@ -296,58 +233,9 @@ impl Worker {
             socket::reset(fd);
         }
     }
-
-    fn give_up(&mut self, id: FlowId, reason: Reason) {
-        let Some(flow) = self.flow(id) else { return };
-        let pool = &flow.counted.pool;
-        let counter = if reason == Reason::NoBackend { &pool.no_backend } else { &pool.failed };
-        counter.fetch_add(1, Relaxed);
-        if reason == Reason::Budget {
-            pool.budget_exhausted.fetch_add(1, Relaxed);
-        }
-        self.report(id, EventKind::NoBackend, None, reason.as_str(), 1);
-        let _ = self.flow(id).map(|flow| flow.session.gave_up());
-        self.finish(id, End::NoBackend);
-    }
-
-    fn report(&mut self, id: FlowId, kind: EventKind, backend: Option<SocketAddr>, reason: &str, count: u64) {
-        let dialling = self.flow(id).and_then(|flow| flow.dialling.as_ref());
-        let Some(pool) = dialling.map(|dialling| Arc::clone(&dialling.pool.name)) else { return };
-        self.report_of(&pool, kind, backend, reason, count);
-    }
-
-    pub(crate) fn report_of(
-        &self,
-        pool: &Arc<str>,
-        kind: EventKind,
-        backend: Option<SocketAddr>,
-        reason: &str,
-        count: u64,
-    ) {
-        self.shared().events.push(Event::new(kind, reason).times(count).of(pool, backend));
-    }
-
-    /// Told once: it is so for every flow and session.
-    pub(crate) fn report_not_permitted(&self) {
-        let shared = self.shared();
-        if !shared.not_permitted.swap(true, Relaxed) {
-            shared.events.push(Event::new(EventKind::NotPermitted, Reason::NotPermitted.as_str()));
-        }
-    }
 }
 
 /// Whether a failed connect is our own machine's fault and not the backend's.
 pub(crate) fn is_local(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN)
-}
-
-pub(crate) fn describe(errno: Errno) -> String {
-    match errno {
-        Errno::CONNREFUSED => "connection refused".to_owned(),
-        Errno::CONNRESET => "connection reset".to_owned(),
-        Errno::HOSTUNREACH => "host unreachable".to_owned(),
-        Errno::NETUNREACH => "network unreachable".to_owned(),
-        Errno::TIMEDOUT => "timed out".to_owned(),
-        other => other.to_string(),
-    }
 }

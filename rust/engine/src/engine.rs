@@ -144,13 +144,19 @@ impl Engine {
         let mut tables = lock(&self.tables);
         let current = self.shared.table.load_full();
         let mut pools = Vec::with_capacity(upserts.len());
+        let mut emptied = Vec::new();
         for spec in upserts {
             let previous = lock(&self.registry).slot(&spec.name).and_then(|slot| current.pool(slot));
             let affinities = &self.shared.affinities;
-            pools.push(
-                Pool::build(spec, previous.map(Arc::as_ref), &mut tables, affinities)
-                    .inspect_err(|_| affinities.forget_unpublished())?,
-            );
+            let pool = Pool::build(spec, previous.map(Arc::as_ref), &mut tables, affinities)
+                .inspect_err(|_| affinities.forget_unpublished())?;
+            emptied.extend(previous.filter(|old| !old.usable().is_empty() && pool.usable().is_empty()).cloned());
+            pools.push(pool);
+        }
+        // Before the table, so that who finds a pool empty finds here what was before.
+        if !emptied.is_empty() {
+            let until = self.shared.emptied.note(emptied, self.shared.now());
+            self.shared.doors[0].send(Message::ForgetEmptiedAt(until));
         }
         let mut registry = lock(&self.registry);
         let made = registry.make(&current, pools, &batch, self.shared.now());

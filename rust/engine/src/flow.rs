@@ -14,6 +14,7 @@ use spliceway_io::poll::Interest;
 
 use crate::shared::Shared;
 use crate::source::Source;
+use crate::table::Table;
 use crate::udp::SessionId;
 
 /// Names a flow of one worker. The serial tells it from an earlier flow in the same place.
@@ -122,7 +123,7 @@ pub(crate) struct Arrival {
     /// The backend is to see the client's address.
     pub(crate) keep_source: bool,
     pub(crate) slot: u32,
-    /// The pool when the connection was accepted.
+    /// The pool when the connection was accepted, or a moment before, if it was emptied then.
     pub(crate) pool: Arc<Pool>,
     pub(crate) counted: Counted,
 }
@@ -134,7 +135,7 @@ pub(crate) struct Dialling {
     pub(crate) client: SocketAddr,
     /// The backend is to see the client's address.
     pub(crate) keep_source: bool,
-    /// The pool when the connection was accepted: what serves it if the pool is removed meanwhile.
+    /// The pool when the connection was accepted: what serves it if the pool is removed or emptied meanwhile.
     pub(crate) pool: Arc<Pool>,
     /// Numbers the attempts, so that a timer knows whether it is still meant.
     pub(crate) attempt: u32,
@@ -149,6 +150,14 @@ pub(crate) struct Dialling {
     pub(crate) saved: bool,
     /// Client bytes that another backend would need.
     pub(crate) held: Vec<u8>,
+}
+
+impl Dialling {
+    /// The pool in `slot` as it is now, if it still has a backend for new flows, or else as it was.
+    pub(crate) fn newest_pool<'p>(&'p self, table: &'p Table, slot: u32) -> &'p Arc<Pool> {
+        let newest = table.pool(slot).filter(|pool| Arc::ptr_eq(&pool.state, &self.pool.state));
+        newest.filter(|pool| !pool.usable().is_empty()).unwrap_or(&self.pool)
+    }
 }
 
 /// Bytes of one direction between two system calls.

@@ -4,8 +4,8 @@
 //! - `shared`: what all workers see: the published table, the listeners, bounds, events
 //! - `registry`: names to slots, building tables off the data path; `table`: one immutable table per generation
 //! - [`routes`]: which pool an address and a class of clients lead to
-//! - `worker`: the loop of a thread; `accept`, `dial`, `relay`, `cut`: what it does when something is ready
-//! - `source`: whose address backends see
+//! - `worker`: the loop of a thread; `accept`, `dial`, `dialled`, `relay`, `cut`: what it does when something is ready
+//! - `source`: whose address backends see; `emptied`: who is served by a pool that has just lost its last backend
 //! - `udp`: the same for datagrams, by sessions
 //! - `flow`: one connection pair; `timer`, [`events`], `drains`: the rest; [`snapshot`]: counters as plain values
 #![forbid(unsafe_code)]
@@ -14,7 +14,9 @@ mod accept;
 pub mod config;
 mod cut;
 mod dial;
+mod dialled;
 mod drains;
+mod emptied;
 pub mod engine;
 pub mod events;
 mod flow;

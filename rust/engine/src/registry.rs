@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use spliceway_core::pool::Pool;
@@ -72,8 +71,7 @@ impl Registry {
             let previous = slots[slot as usize].take();
             pool.start_drains(previous.as_deref(), now);
             let was = previous.iter().flat_map(|p| p.backends.iter().map(|b| &b.state));
-            let left = was.chain(&pool.leaving).any(|state| state.drain_at.load(Relaxed) != 0);
-            drain = earliest(drain, pool.drain.filter(|_| left));
+            drain = earliest(drain, was.chain(&pool.leaving).filter_map(|state| state.drain_deadline()).min());
             slots[slot as usize] = Some(Arc::new(pool));
             let replaced = (previous, slots[slot as usize].clone());
             with_affinity.extend(Some(replaced).filter(|(old, new)| concerned(old) || concerned(new)));
@@ -90,11 +88,7 @@ impl Registry {
             self.release(slot);
         }
         let routes = self.change_routes(current.routes(), batch);
-        Made {
-            table: Table::new(batch.generation, slots, routes),
-            drain: drain.map(|d| now.saturating_add(d)),
-            with_affinity,
-        }
+        Made { table: Table::new(batch.generation, slots, routes), drain, with_affinity }
     }
 
     /// The routes that follow `current`: the same ones, if nothing changes.
@@ -145,15 +139,11 @@ impl Registry {
     }
 }
 
-/// Start the drain of all backends of a pool that is removed; tells how long it takes.
+/// Start the drain of all backends of a pool that is removed; tells when the first one ends.
 fn remove(pool: &Pool, now: Duration) -> Option<Duration> {
-    let drain = pool.drain?;
-    let deadline = u64::try_from(now.saturating_add(drain).as_millis()).unwrap_or(u64::MAX).max(1);
-    for state in pool.backends.iter().map(|b| &b.state).chain(&pool.leaving) {
-        // A deadline that runs already is kept.
-        let _ = state.drain_at.compare_exchange(0, deadline, Relaxed, Relaxed);
-    }
-    Some(drain)
+    let deadline = now.saturating_add(pool.drain?);
+    let states = pool.backends.iter().map(|b| &b.state).chain(&pool.leaving);
+    states.inspect(|state| state.start_drain(deadline)).filter_map(|state| state.drain_deadline()).min()
 }
 
 fn earliest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {

@@ -14,6 +14,7 @@ use spliceway_io::waker::Waker;
 
 use crate::config::Config;
 use crate::drains::{Drain, Drains};
+use crate::emptied::Emptied;
 use crate::events::{Event, EventKind, EventRing};
 use crate::flow::{Arrival, WAKER_TOKEN};
 use crate::listener::Listeners;
@@ -48,7 +49,9 @@ pub(crate) enum Message {
     CutLeavingAt(Duration),
     /// Cut the flows of a drain at its deadline.
     CutDrainAt(Duration, Arc<Drain>),
-    /// Pools in these slots lost backends, or routes to them are gone.
+    /// Forget pools that were emptied, when their time is over.
+    ForgetEmptiedAt(Duration),
+    /// Pools in these slots lost backends, or routes to them have changed.
     Moved(Arc<[u32]>),
     /// This listener of datagrams was closed.
     DatagramsClosed(usize),
@@ -114,6 +117,7 @@ pub(crate) struct Shared {
     pub(crate) drains: Drains,
     pub(crate) affinities: Affinities,
     pub(crate) bypasses: Bypasses,
+    pub(crate) emptied: Emptied,
     pub(crate) bounds: Bounds,
     /// Flows open now, those on their way to another worker included.
     pub(crate) flows: CachePadded<AtomicUsize>,
@@ -132,6 +136,7 @@ impl Shared {
             events: EventRing::new(config.event_capacity)?,
             affinities: Affinities::new(config.max_affinities),
             bypasses: Bypasses::default(),
+            emptied: Emptied::default(),
             config,
             table: Arc::default(),
             listeners: Listeners::default(),

@@ -20,7 +20,7 @@ pub struct BackendCounters {
     pub flows: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    pub connect_failures: u64,
+    pub connect_failures: u32,
     pub consecutive_failures: u32,
 }
 
@@ -35,7 +35,7 @@ impl BackendCounters {
             flows: state.flows.load(Relaxed),
             bytes_in: state.bytes_in.load(Relaxed),
             bytes_out: state.bytes_out.load(Relaxed),
-            connect_failures: state.connect_failures.load(Relaxed),
+            connect_failures: state.connect_failures(),
             consecutive_failures: state.consecutive_failures.load(Relaxed),
         }
     }

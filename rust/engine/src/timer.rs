@@ -24,6 +24,8 @@ pub(crate) enum Due {
     Unpark,
     /// Cut flows whose backend's drain deadline has passed.
     CutLeaving,
+    /// Forget the last backends of emptied pools.
+    ForgetEmptied,
     /// Cut the flows of a drain.
     CutDrain(Arc<Drain>),
     /// A UDP session that waits before its attempt number `attempt`.

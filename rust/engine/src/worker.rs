@@ -161,6 +161,7 @@ impl Worker {
                     self.end_quiet_sessions(&drain);
                     self.timers.add(at, Due::CutDrain(drain));
                 }
+                Message::ForgetEmptiedAt(at) => self.timers.add(at, Due::ForgetEmptied),
                 Message::Moved(slots) => self.end_moved_sessions(&slots),
                 Message::DatagramsClosed(number) => self.end_sessions_of_listener(number),
                 Message::EndOldestSession => drop(self.end_oldest_session()),
@@ -178,6 +179,7 @@ impl Worker {
                 Due::LastBytes { flow, side } => self.last_bytes_waited(flow, side),
                 Due::Unpark => self.unpark(),
                 Due::CutLeaving => self.cut_leaving(),
+                Due::ForgetEmptied => self.shared().emptied.forget(self.now),
                 Due::CutDrain(drain) => self.cut_drain(&drain),
                 Due::DialSession { session, attempt } => self.session_waited(session, attempt),
                 Due::EndQuiet(drain) => self.end_quiet_sessions(&drain),

@@ -83,6 +83,8 @@ pub fn connect_start(address: SocketAddr, from: Option<IpAddr>, mark: u32) -> Re
     sockopt::set_socket_keepalive(&fd, true)?;
     set_mark(&fd, mark)?;
     if let Some(ip) = from {
+        // The port is chosen with the peer: it must be free for that one only. An option of both families.
+        option::set_int(&fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         bind_to_any(&fd, ip)?;
     }
     match connect(&fd, &address) {
@@ -91,7 +93,8 @@ pub fn connect_start(address: SocketAddr, from: Option<IpAddr>, mark: u32) -> Re
         Err(Errno::INPROGRESS) => {
             let connected = getpeername(&fd).is_ok();
             // A dead backend's port on this machine may be the very port that we were given: that is nobody.
-            if connected && getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(address) {
+            let may_be_own = connected && from.is_none_or(|ip| ip == address.ip());
+            if may_be_own && getsockname(&fd).ok().and_then(|own| SocketAddr::try_from(own).ok()) == Some(address) {
                 reset(fd);
                 return Err(Errno::CONNREFUSED.into());
             }
@@ -109,10 +112,9 @@ pub(crate) fn set_mark(fd: &OwnedFd, mark: u32) -> Result<(), ConnectError> {
     permitted(option::set_int(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()))
 }
 
-/// Let `fd` come from `ip`, whoever's it is. The port is chosen when it connects: it must be free for that peer only.
+/// Let `fd` come from `ip`, whoever's it is, with a port that the kernel chooses.
 pub(crate) fn bind_to_any(fd: &OwnedFd, ip: IpAddr) -> Result<(), ConnectError> {
     allow_any_source(fd, ip)?;
-    option::set_int(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?; // of both families
     // Whatever is wrong with the address, the peer is not the cause.
     Ok(bind(fd, &SocketAddr::new(ip, 0)).map_err(|_| Errno::ADDRNOTAVAIL)?)
 }

@@ -14,10 +14,10 @@ from spliceway.capture.local import LocalAddresses
 from spliceway.capture.tproxy.arrivals import Arrivals, read_counters
 from spliceway.capture.tproxy.detector import classify
 from spliceway.capture.tproxy.hostchecks import bridge_problems, filters_bridges
-from spliceway.capture.tproxy.layout import REMOVAL, Marks
+from spliceway.capture.tproxy.layout import FAMILY, REMOVAL, TABLE, Marks
 from spliceway.capture.tproxy.nft import NftError, list_table, probe_nft, run_nft
-from spliceway.capture.tproxy.nodeports import follows_interfaces
-from spliceway.capture.tproxy.notices import TableNotices
+from spliceway.capture.tproxy.nodeports import accepts, follows_interfaces
+from spliceway.capture.tproxy.notices import Notices
 from spliceway.capture.tproxy.routing import Routing, bridges, interface_addresses, remove_all, route_interface
 from spliceway.capture.tproxy.sockets import TransparentListener, open_listeners
 from spliceway.capture.tproxy.state import WantedTable
@@ -30,7 +30,7 @@ from spliceway.settings import CaptureSettings
 _PAUSE = 0.05
 _COMPARE_INTERVAL = 10.0
 _HOST_INTERVAL = 60.0
-#: seconds between two lines in the log about repairs
+#: seconds between two lines in the log about repairs of the same
 _LOG_INTERVAL = 60.0
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class TproxyCapture:
         self._follows_interfaces = follows_interfaces(settings)
         self._addresses: tuple[str, ...] = ()
         self._local = LocalAddresses()
-        self._notices: TableNotices | None = None
+        self._notices: Notices | None = None
         self._elements = ElementChanges()
         self._lock = trio.Lock()
         #: its own, so that no other work in threads can hold up a change
@@ -84,7 +84,9 @@ class TproxyCapture:
         self._host_problems: tuple[Problem, ...] = ()
         self._changes = self._failures = self._restored = 0
         self._last_duration = 0.0
-        self._next_compare = self._next_host_look = self._next_log = 0.0
+        self._next_compare = self._next_host_look = 0.0
+        #: when a repair of these may be logged again
+        self._next_log: dict[str, float] = {}
 
     async def open(self) -> tuple[TransparentListener, ...]:
         """Open the listeners; they belong to the caller. Changes no rule yet.
@@ -107,7 +109,7 @@ class TproxyCapture:
         while (notices := self._notices) is not None:
             with trio.move_on_after(self._settings.check_interval):
                 try:
-                    await trio.lowlevel.wait_readable(notices.socket)
+                    await trio.lowlevel.wait_readable(notices.fileno())
                 except trio.ClosedResourceError:
                     return
             await self._turn(self._check)
@@ -121,13 +123,17 @@ class TproxyCapture:
         with trio.CancelScope(shield=True):
             await self._turn(self._remove)
         if self._notices is not None:
-            trio.lowlevel.notify_closing(self._notices.socket)
+            trio.lowlevel.notify_closing(self._notices.fileno())
             self._notices.close()
             self._notices = None
 
     def classify(self, host: str) -> ClientClass:
-        """The class of a client, as far as its address tells."""
+        """The class of a client, as far as its address tells. Blocking: asks the kernel."""
         return classify(host, self._wanted.cidrs, self._wanted.detector, self._local, route_interface)
+
+    def serves_node_port(self, host: str) -> bool:
+        """Whether NodePorts are served at this address (on loopback: for the node's own processes). Blocking."""
+        return accepts(self._wanted.accepted, host, self._local)
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong now: a change that does not hold, and warnings about this machine."""
@@ -149,7 +155,7 @@ class TproxyCapture:
         probe_nft(self._settings.nft_timeout)
         listeners, ports = open_listeners(self._workers, self._marks.upstream)
         self._wanted.ports = ports
-        self._notices = TableNotices()
+        self._notices = Notices()
         return listeners
 
     def _change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> None:
@@ -195,7 +201,7 @@ class TproxyCapture:
             self._after_bridges = after_bridges
             if self._disturbed and self._holds:
                 self._disturbed = False
-                self._tell_restored("the table")
+                self._tell_restored(f"table {FAMILY} {TABLE}")
 
     def _transact(self, transaction: Callable[[], None]) -> None:
         self._holds = False
@@ -208,7 +214,8 @@ class TproxyCapture:
         """``own``: transactions of ours that the notices tell of."""
         if self._notices is None:
             return
-        seen = self._notices.drain()
+        self._notices.routing.drain()
+        seen = self._notices.table.drain()
         if seen.touches > own and self._holds:
             self._holds, self._disturbed = False, True
         if seen.lost:
@@ -252,8 +259,8 @@ class TproxyCapture:
 
     def _check_routing(self) -> None:
         try:
-            if self._routing.ensure():
-                self._tell_restored("ip rules or routes")
+            if made := self._routing.ensure():
+                self._tell_restored(", ".join(made))
         except OSError as error:
             self._failures += 1
             self._holds = False  # so that it is tried again, and the problem told, with everything else
@@ -261,9 +268,10 @@ class TproxyCapture:
 
     def _tell_restored(self, what: str) -> None:
         self._restored += 1
-        if (now := time.monotonic()) >= self._next_log:
-            self._next_log = now + _LOG_INTERVAL
-            log.warning("%s had been changed by another program and was restored (%d times)", what, self._restored)
+        if (now := time.monotonic()) >= self._next_log.get(what, 0.0):
+            self._next_log[what] = now + _LOG_INTERVAL
+            times = f"repair {self._restored} since the start"
+            log.warning("restored what another program had changed or removed: %s (%s)", what, times)
 
     def _present(self) -> tuple[str, ...]:
         """The addresses of this machine, where they matter; the last ones known when the kernel does not tell."""

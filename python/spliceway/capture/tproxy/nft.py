@@ -75,5 +75,5 @@ def _reason(text: str) -> str:
     first = next((line for line in text.splitlines() if "rror" in line), text.strip())
     reason = first.partition("rror: ")[2] or first
     if "Operation not permitted" in reason:
-        reason = "not permitted; it needs CAP_NET_ADMIN in the node's network namespace"
-    return f"nft: {reason[:_QUOTED]}"
+        return "the program nft is not permitted to work; the agent needs CAP_NET_ADMIN in the node's network namespace"
+    return f"the program nft says: {reason[:_QUOTED]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from spliceway.capture.tproxy.layout import FAMILIES, FAMILY, TABLE
@@ -55,6 +55,15 @@ def accepted_addresses(
         )
         accepted[version] = Accepted(None if match_all else tuple(sorted(inside)), loopback)
     return accepted
+
+
+def accepts(accepted: Mapping[int, Accepted], host: str, is_local: Callable[[str], bool]) -> bool:
+    """Whether NodePorts are served at ``host``, as `node_address_body` has it."""
+    address = ipaddress.ip_address(host)
+    addresses, loopback = accepted[address.version]
+    if address.is_loopback:
+        return loopback
+    return is_local(host) if addresses is None else str(address) in addresses
 
 
 def node_address_body(accepted: Mapping[int, Accepted]) -> str:

@@ -44,7 +44,7 @@ _IF_NAME, _LINK_INFO, _INFO_KIND = 3, 18, 1
 
 _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_VERSIONS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
 class Rule(NamedTuple):
@@ -66,35 +66,39 @@ class Routing(NamedTuple):
     table: int
     priority: int
 
-    def ensure(self) -> int:
-        """Make what is missing, and remove other rules and routes of ours. Returns how many had to be made.
+    def ensure(self) -> list[str]:
+        """Make what is missing, and remove other rules and routes of ours. Returns the names of what was made.
 
         Raises:
             OSError: the kernel refused.
         """
-        return sum(self._ensure_rules(family) + self._ensure_route(family) for family in present_families())
+        made: list[str] = []
+        for family in present_families():
+            made += self._ensure_rules(family) + self._ensure_route(family)
+        return made
 
-    def _ensure_rules(self, family: int) -> int:
-        there, made = _our_rules(family), 0
+    def _ensure_rules(self, family: int) -> list[str]:
+        there = _our_rules(family)
+        made: list[str] = []
         wanted = self._rules()
         for rule in wanted:
             if rule not in there:
                 _change_rule(_NEWRULE, family, rule)
-                made += 1
+                made.append(_rule_name(family, rule))
         for rule in there:
             if rule not in wanted:
                 _change_rule(_DELRULE, family, rule)
         return made
 
-    def _ensure_route(self, family: int) -> int:
+    def _ensure_route(self, family: int) -> list[str]:
         tables = _our_routes(family)
         for table in tables:
             if table != self.table:
                 _change_route(_DELROUTE, family, table)
         if self.table in tables:
-            return 0
+            return []
         _change_route(_NEWROUTE, family, self.table)
-        return 1
+        return [_route_name(family, self.table)]
 
     def _rules(self) -> tuple[Rule, ...]:
         first, marks = self.priority, self.marks
@@ -112,15 +116,13 @@ def remove_all() -> list[str]:
         OSError: the kernel refused.
     """
     removed: list[str] = []
-    for version, family in FAMILIES.items():
-        if family not in present_families():
-            continue
+    for family in present_families():
         for rule in _our_rules(family):
             _change_rule(_DELRULE, family, rule)
-            removed.append(f"IPv{version} rule {rule.priority}")
+            removed.append(_rule_name(family, rule))
         for table in _our_routes(family):
             _change_route(_DELROUTE, family, table)
-            removed.append(f"IPv{version} route in table {table}")
+            removed.append(_route_name(family, table))
     return removed
 
 
@@ -165,6 +167,14 @@ def present_families() -> tuple[int, ...]:
     except OSError:
         six = False
     return (socket.AF_INET, socket.AF_INET6) if six else (socket.AF_INET,)
+
+
+def _rule_name(family: int, rule: Rule) -> str:
+    return f"IPv{_VERSIONS[family]} rule {rule.priority}"
+
+
+def _route_name(family: int, table: int) -> str:
+    return f"IPv{_VERSIONS[family]} route in table {table}"
 
 
 def _our_rules(family: int) -> list[Rule]:

@@ -40,7 +40,8 @@ class WantedTable:
         self.elements = 0
         self._frontends: dict[FrontendKey, Frontend] = {}
         self._node: Node | None = None
-        self._accepted: Mapping[int, Accepted] = accepted_addresses(settings, None, ())
+        #: at which addresses NodePorts are served
+        self.accepted: Mapping[int, Accepted] = accepted_addresses(settings, None, ())
 
     def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> ElementChange:
         """Follow these frontends; a removed one that is not known is passed over."""
@@ -76,16 +77,16 @@ class WantedTable:
     def follow_addresses(self, present: Iterable[str]) -> str:
         """Follow the addresses of this machine's interfaces (D-08). Returns commands."""
         accepted = accepted_addresses(self._settings, self._node.addresses if self._node else None, present)
-        if accepted == self._accepted:
+        if accepted == self.accepted:
             return ""
-        self._accepted = accepted
+        self.accepted = accepted
         return node_address_text(accepted)
 
     def whole(self) -> str:
         """Commands that replace the table, whatever it is now, in one transaction."""
         elements = [element for frontend in self._frontends.values() for element in elements_of(frontend)]
         self.elements = len(elements)
-        table = table_text(self._marks, self.ports, self.detector, self._accepted)
+        table = table_text(self._marks, self.ports, self.detector, self.accepted)
         return REMOVAL + table + change_text((), (*pod_elements(self.cidrs), *elements))
 
     def matches(self, listing: bytes | None) -> bool:
@@ -104,7 +105,7 @@ class WantedTable:
                 wanted_maps.setdefault(element.container, set()).add((element.key, element.action))
             else:
                 wanted_sets[element.container] += 1
-        text = table_text(self._marks, self.ports, self.detector, self._accepted)
+        text = table_text(self._marks, self.ports, self.detector, self.accepted)
         return rules == _count_rules(text) and maps == wanted_maps and sets == wanted_sets
 
 

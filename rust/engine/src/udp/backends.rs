@@ -17,7 +17,8 @@ use spliceway_io::udp::{self, Outgoing};
 use spliceway_io::{Errno, fork};
 
 use super::{Session, SessionId};
-use crate::dial::{describe, is_local};
+use crate::dial::is_local;
+use crate::dialled::describe;
 use crate::events::EventKind;
 use crate::flow::{Serving, Token};
 use crate::source::Source;
@@ -234,8 +235,7 @@ impl Worker {
             let _ = self.door().poll.remove(&socket);
         }
         if let (Some(backend), Some(pool)) = (backend, pool) {
-            backend.connect_failures.fetch_add(1, Relaxed);
-            let failures = backend.consecutive_failures.fetch_add(1, Relaxed) + 1;
+            let failures = backend.count_connect_failure();
             self.report_of(&pool, EventKind::ConnectFailed, Some(backend.address), reason, failures.into());
         }
     }

@@ -1,7 +1,5 @@
 //! The ends of sessions: idle, for lack of room, because their backend left, or at a drain.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,10 +7,11 @@ use std::time::Duration;
 use spliceway_core::session::End;
 use spliceway_io::fork;
 
+use super::moved::Homes;
 use super::session::{Session, Via};
 use super::{BATCH, SessionId};
 use crate::drains::Drain;
-use crate::routes::Transport;
+use crate::routes::{Target, Transport};
 use crate::shared::Message;
 use crate::timer::Due;
 use crate::worker::Worker;
@@ -89,30 +88,14 @@ impl Worker {
         true
     }
 
-    /// Pools in `slots`, or the routes to them, have changed: end the sessions that the newest table does not allow. Their
-    /// next datagram picks again (C-08).
+    /// Pools in `slots`, or the routes to them, have changed: end the sessions whose backend the newest table does not give
+    /// to their client. Their next datagram picks again (C-08).
     pub(crate) fn end_moved_sessions(&mut self, slots: &[u32]) {
         let table = Arc::clone(self.table.load());
+        let mut homes = Homes::new(&table);
         for &slot in slots {
-            let sessions = self.udp.sessions.of_slot(slot);
-            if sessions.is_empty() {
-                continue;
-            }
-            let pool = table.pool(slot);
-            let backends: HashSet<SocketAddr> =
-                pool.iter().flat_map(|p| p.backends.iter().map(|b| b.address)).collect();
-            for id in sessions {
-                let (Some(session), Some(key)) = (self.udp.sessions.get(id), self.udp.sessions.key(id)) else {
-                    continue;
-                };
-                let same_pool = pool.is_some_and(|pool| Arc::ptr_eq(&pool.state, &session.counted.pool));
-                let routed = match session.via {
-                    Via::Diverted(class) => table.route(Transport::Udp, key.dialled, class).is_some(),
-                    Via::Listener { .. } => true,
-                };
-                // Without a backend it waits to dial, and will ask the newest table.
-                let there = session.serving.as_ref().is_none_or(|serving| backends.contains(&serving.0.address));
-                if !(same_pool && routed && there) {
+            for id in self.udp.sessions.of_slot(slot) {
+                if !self.rehome(id, &mut homes) {
                     self.shared().bounds.sessions_moved.fetch_add(1, Relaxed);
                     self.finish_session(id, End::Drained);
                 }
@@ -120,6 +103,32 @@ impl Worker {
         }
         let any_class = |address| table.routes().serves(Transport::Udp, address);
         self.udp.outbox.close_unless(any_class);
+    }
+
+    /// Let the session go on in the pool that its client has in the newest table. False: that has not the session's backend.
+    fn rehome(&mut self, id: SessionId, homes: &mut Homes<'_>) -> bool {
+        let (Some(key), Some(session)) = (self.udp.sessions.key(id), self.udp.sessions.get_mut(id)) else {
+            return true;
+        };
+        let own = Target { slot: session.slot, keep_source: session.keep_source };
+        let (target, listener) = match session.via {
+            Via::Diverted(class) => (homes.table().route(Transport::Udp, key.dialled, class), false),
+            Via::Listener { .. } => (Some(own), true),
+        };
+        let Some((target, pool)) = target.and_then(|to| Some((to, homes.table().pool(to.slot)?))) else { return false };
+        let same = Arc::ptr_eq(&pool.state, &session.counted.pool);
+        if same && session.serving.is_none() {
+            return true; // it waits to dial, and will ask the newest table
+        }
+        if !same && listener {
+            return false; // another pool has the place of its own
+        }
+        let state = session.backend().and_then(|backend| homes.backend(target.slot, pool, backend));
+        if let Some(state) = state.filter(|_| !same) {
+            session.move_to(target, pool, state);
+            self.udp.sessions.change_slot(id, target.slot);
+        }
+        state.is_some()
     }
 
     /// A listener was closed: nothing reaches its sessions any more, and no answer can leave.

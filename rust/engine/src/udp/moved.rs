@@ -1,10 +1,11 @@
-//! Which pools a new table takes from sessions, in whole or in part. Found where the table is made, off the data path.
+//! Which pools a new table takes from sessions, in whole or in part: found where the table is made, off the data path. And
+//! what it has for these sessions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use spliceway_core::pool::Pool;
+use spliceway_core::pool::{BackendState, Pool};
 
 use crate::engine::Batch;
 use crate::routes::Transport;
@@ -36,4 +37,28 @@ fn lost_backend(before: &Pool, after: &Pool) -> bool {
     }
     let stays: HashSet<SocketAddr> = after.backends.iter().map(|b| b.address).collect();
     before.backends.iter().any(|b| !stays.contains(&b.address))
+}
+
+/// The backends of one table that sessions may go on with.
+#[derive(Debug)]
+pub(super) struct Homes<'t> {
+    table: &'t Table,
+    /// By slot and address, of pools that were asked for: one look at a pool serves all its sessions.
+    backends: HashMap<u32, HashMap<SocketAddr, &'t Arc<BackendState>>>,
+}
+
+impl<'t> Homes<'t> {
+    pub(super) fn new(table: &'t Table) -> Self {
+        Self { table, backends: HashMap::new() }
+    }
+
+    pub(super) fn table(&self) -> &'t Table {
+        self.table
+    }
+
+    /// What `pool`, which is in `slot`, keeps of the backend with this address.
+    pub(super) fn backend(&mut self, slot: u32, pool: &'t Pool, address: SocketAddr) -> Option<&'t Arc<BackendState>> {
+        let states = || pool.backends.iter().map(|backend| (backend.address, &backend.state)).collect();
+        self.backends.entry(slot).or_insert_with(states).get(&address).copied()
+    }
 }

@@ -1,17 +1,17 @@
 //! What is kept of a session, and of its first datagrams until the backend has answered.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
-use spliceway_core::pool::{Pool, PoolState};
+use spliceway_core::pool::{BackendState, Pool, PoolState};
 use spliceway_core::retry::Dial;
 use spliceway_io::udp::Outgoing;
 
 use crate::flow::Serving;
-use crate::routes::ClientClass;
+use crate::routes::{ClientClass, Target};
 use crate::shared::Shared;
 use crate::source::Source;
 
@@ -34,6 +34,15 @@ impl Counted {
         pool.flows.fetch_add(1, Relaxed);
         pool.active.fetch_add(1, Relaxed);
         Self { shared: Arc::clone(shared), pool: Arc::clone(pool) }
+    }
+
+    /// The session is one of `pool` from now on. It is a flow of both, so that what is told of `pool` adds up.
+    fn move_to(&mut self, pool: &Arc<PoolState>) {
+        pool.flows.fetch_add(1, Relaxed);
+        pool.active.fetch_add(1, Relaxed);
+        let left = std::mem::replace(&mut self.pool, Arc::clone(pool));
+        left.active.fetch_sub(1, SeqCst);
+        self.shared.check_drains();
     }
 }
 
@@ -71,6 +80,31 @@ pub(crate) struct Session {
     /// Until the backend has answered.
     pub(super) fresh: Option<Box<Fresh>>,
     pub(super) counted: Counted,
+}
+
+impl Session {
+    /// The backend that it has, or waits to try.
+    pub(super) fn backend(&self) -> Option<SocketAddr> {
+        let target = || self.fresh.as_ref().and_then(|fresh| fresh.target.as_ref());
+        self.serving.as_ref().or_else(target).map(|serving| serving.0.address)
+    }
+
+    /// The session goes on with the same backend in the pool of `target`, which keeps `state` of it. A socket that is open
+    /// stays as it is, and with it whose address the backend sees.
+    pub(super) fn move_to(&mut self, target: Target, pool: &Arc<Pool>, state: &Arc<BackendState>) {
+        self.slot = target.slot;
+        match self.socket {
+            Some(_) => drop(state.flows.fetch_add(1, Relaxed)),
+            None => self.keep_source = target.keep_source,
+        }
+        self.counted.move_to(&pool.state);
+        let serving = |_: &Serving| Serving::new(Arc::clone(state));
+        self.serving = self.serving.as_ref().map(serving);
+        if let Some(fresh) = self.fresh.as_mut() {
+            fresh.pool = Arc::clone(pool);
+            fresh.target = fresh.target.as_ref().map(serving);
+        }
+    }
 }
 
 /// What a session needs to change its backend.

@@ -177,6 +177,17 @@ impl<T> Sessions<T> {
         self.ages.iter().find(over).map(|ages| self.id(ages.oldest))
     }
 
+    /// The session is of the pool in `slot` from now on.
+    pub(crate) fn change_slot(&mut self, id: SessionId, slot: u32) {
+        if self.entry(id).is_none_or(|entry| entry.slot == slot) {
+            return;
+        }
+        self.leave(id.index);
+        let entry = &mut self.entries[id.index as usize];
+        (entry.slot, entry.mates) = (slot, Links { before: NONE, after: NONE });
+        self.join(id.index);
+    }
+
     /// The sessions of the pool in `slot`.
     pub(crate) fn of_slot(&self, slot: u32) -> Vec<SessionId> {
         let mut found = Vec::new();

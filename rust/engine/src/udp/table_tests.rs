@@ -1,5 +1,6 @@
 //! The session table against a model that is too simple to be wrong: a vector in the order of last use.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -29,6 +30,10 @@ enum Step {
     EndSlot {
         slot: u8,
     },
+    Rehome {
+        key: u8,
+        slot: u8,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -38,6 +43,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..12_u8).prop_map(|key| Step::End { key }),
         3 => (0..60_u8).prop_map(|millis| Step::Wait { millis }),
         1 => (0..3_u8).prop_map(|slot| Step::EndSlot { slot }),
+        2 => (0..12_u8, 0..3_u8).prop_map(|(key, slot)| Step::Rehome { key, slot }),
     ];
     vec(step, 0..120)
 }
@@ -115,6 +121,14 @@ impl Pair {
         self.model.retain(|known| known.slot != slot);
     }
 
+    fn rehome(&mut self, number: u8, slot: u8) {
+        if let Some(id) = self.table.find(&key(number)) {
+            self.table.change_slot(id, slot.into());
+            let place = self.place(number).unwrap();
+            self.model[place].slot = slot;
+        }
+    }
+
     fn wait(&mut self, millis: u8) {
         self.now += Duration::from_millis(millis.into());
         let idle = |known: &Known| if known.answered { ANSWERED } else { UNANSWERED };
@@ -139,8 +153,13 @@ impl Pair {
         let odd = self.table.oldest_where(3, |key| key % 2 == 1).into_iter();
         let wanted = self.model.iter().take(3).map(|known| known.key).filter(|key| key % 2 == 1);
         assert!(odd.map(|id| self.table.get(id).copied().unwrap()).eq(wanted));
-        let slots = self.model.iter().map(|known| known.slot).collect::<std::collections::BTreeSet<_>>();
+        let slots = self.model.iter().map(|known| known.slot).collect::<BTreeSet<_>>();
         assert_eq!(self.table.by_slot.len(), slots.len(), "an empty slot is forgotten");
+        for slot in slots {
+            let mates = self.table.of_slot(slot.into()).into_iter().map(|id| *self.table.get(id).unwrap());
+            let wanted = self.model.iter().filter(|known| known.slot == slot).map(|known| known.key);
+            assert_eq!(mates.collect::<BTreeSet<_>>(), wanted.collect(), "the sessions of {slot}");
+        }
     }
 }
 
@@ -160,6 +179,7 @@ proptest! {
                 Step::End { key } => pair.end(key),
                 Step::Wait { millis } => pair.wait(millis),
                 Step::EndSlot { slot } => pair.end_slot(slot),
+                Step::Rehome { key, slot } => pair.rehome(key, slot),
             }
             pair.compare();
             prop_assert!(pair.table.len() <= limit);
