@@ -111,6 +111,16 @@ class Api:
         items: list[Object] = self.request("GET", _path(kind, namespace))["items"]
         return items
 
+    def may_list(self, kind: str) -> bool:
+        """Say whether the API server lets this account list the kind."""
+        try:
+            self.list_objects(kind)
+        except ApiError as error:
+            if error.status == 403:
+                return False
+            raise
+        return True
+
     def ready(self) -> bool:
         """Say whether the API server answers and says that it is ready."""
         try:

@@ -17,7 +17,7 @@ from spliceway.observe.state import AgentState
 from support.agentprocess import AgentProcess, cli
 from support.rig import wait_until
 
-from .api import Api, ApiError
+from .api import Api
 from .cluster import ADMIN_FLAGS, Cluster, endpoint, http_status, problems_of, wait_for, wait_served
 from .controlplane import LIMITED_RULES, LIMITED_USER, ControlPlane
 from .traffic import Backend, ask
@@ -51,19 +51,9 @@ def set_rules(plane: ControlPlane, api: Api, rules: list[dict[str, list[str]]]) 
     with Api(plane.limited_kubeconfig) as limited:
 
         def in_force() -> bool:
-            return all(may_list(limited, kind) == (resource in granted) for kind, resource in kinds.items())
+            return all(limited.may_list(kind) == (resource in granted) for kind, resource in kinds.items())
 
         wait_until(in_force, "the API server goes by the new rules")
-
-
-def may_list(api: Api, kind: str) -> bool:
-    try:
-        api.list_objects(kind)
-    except ApiError as error:
-        if error.status == 403:
-            return False
-        raise
-    return True
 
 
 def errors(state: AgentState) -> int:

@@ -17,7 +17,7 @@ from spliceway.source.eventwriter import EventWriter
 from support.agentprocess import AgentProcess
 from support.rig import wait_until
 
-from .api import Api, ApiError
+from .api import Api
 from .cluster import ADMIN_FLAGS, Cluster, http_status
 from .controlplane import LIMITED_USER, ControlPlane
 
@@ -64,21 +64,11 @@ def node_proxier(plane: ControlPlane, api: Api) -> Iterator[None]:
     api.patch("ClusterRole", LIMITED_USER, {"rules": []})
     try:
         with Api(plane.limited_kubeconfig) as limited:
-            wait_until(lambda: may(limited, "Node"), "the new rights are in force")
+            wait_until(lambda: limited.may_list("Node"), "the new rights are in force")
         yield
     finally:
         api.patch("ClusterRole", LIMITED_USER, {"rules": before})
         api.delete("ClusterRoleBinding", BINDING)
-
-
-def may(api: Api, kind: str) -> bool:
-    try:
-        api.list_objects(kind)
-    except ApiError as error:
-        if error.status == 403:
-            return False
-        raise
-    return True
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from spliceway.diff import CloseFrontend, OpenFrontend, RejectFrontend, RemovePo
 from spliceway.engine import PoolRecord, TrioEngine
 from spliceway.model import Address, Backend, Frontend, FrontendKey, FrontendVerdict, PoolSpec, Protocol
 from support.fakeengine import FakeEngine
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeEngine]:
-    engine = FakeEngine()
-    engine.start()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
-
 import msgspec
 import pytest
 
@@ -21,62 +18,21 @@ from spliceway.model import (
     FrontendKey,
     FrontendKind,
     FrontendVerdict,
-    Node,
     PoolSpec,
     Problem,
     Protocol,
 )
 from support.fakeengine import FakeEngine
+from support.fakerules import FakeRules
 
 VIP = Address("10.96.0.1", 80)
 KEY = FrontendKey(VIP, Protocol.TCP)
 
 
-class FakeListener(NamedTuple):
-    fd: int
-    client_class: ClientClass
-
-
-class FakeRules:
-    """Notes changes in the order of the engine's calls."""
-
-    def __init__(self, fake: FakeEngine) -> None:
-        self._calls = fake.calls
-
-    async def open(self) -> Sequence[FakeListener]:
-        return ()
-
-    async def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> None:
-        listed = tuple((str(each.key), each.verdict.value) for each in changed)
-        self._calls.append(("rules", listed, tuple(map(str, removed))))
-
-    async def update_node(self, node: Node | None) -> None:
-        pass
-
-    async def watch(self) -> None:
-        pass
-
-    def classify(self, host: str) -> ClientClass:
-        return ClientClass.EXT
-
-    def serves_node_port(self, host: str) -> bool:
-        return host == "192.0.2.1"
-
-    def problems(self) -> tuple[Problem, ...]:
-        return (Problem("Rules", "somebody else's"),)
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeEngine]:
-    engine = FakeEngine()
-    engine.start()
-    yield engine
-    engine.close()
-
-
 @pytest.fixture
 def applier(fake: FakeEngine) -> Applier:
-    return Applier(engine := TrioEngine(fake), CapturedFrontends(engine, FakeRules(fake)))
+    rules = FakeRules(fake.calls, problems=(Problem("Rules", "somebody else's"),))
+    return Applier(engine := TrioEngine(fake), CapturedFrontends(engine, rules))
 
 
 def frontend(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
 import msgspec
 import pytest
 
@@ -20,15 +18,14 @@ from spliceway.model import (
     FrontendKey,
     FrontendKind,
     FrontendVerdict,
-    Node,
     PoolSpec,
-    Problem,
     Protocol,
 )
 from spliceway.observe.observed import FlowOutcome
 from spliceway.pipeline import Pipeline
 from spliceway.settings import Settings
 from support.fakeengine import FakeEngine
+from support.fakerules import FakeRules
 
 POOL, LOCAL = "a/b:http", "a/b:http@local"
 VIP = Address("10.96.0.1", 80)
@@ -36,41 +33,10 @@ POD, NODE, EXT = "10.244.0.5", "192.0.2.1", "198.51.100.7"
 EXTERNAL = Frontend(VIP, POOL, kind=FrontendKind.LOAD_BALANCER, external=ExternalRoute(LOCAL, FrontendVerdict.DROP))
 
 
-class Rules:
-    """Packet rules that know a Pod, the node's address, and serve NodePorts there."""
-
-    async def open(self) -> Sequence[object]:
-        return ()
-
-    async def change(self, changed: Iterable[Frontend], removed: Iterable[FrontendKey]) -> None:
-        pass
-
-    async def update_node(self, node: Node | None) -> None:
-        pass
-
-    async def watch(self) -> None:
-        pass
-
-    def classify(self, host: str) -> ClientClass:
-        return {POD: ClientClass.POD, NODE: ClientClass.NODE}.get(host, ClientClass.EXT)
-
-    def serves_node_port(self, host: str) -> bool:
-        return host in (NODE, "fd00::1")
-
-    def problems(self) -> tuple[Problem, ...]:
-        return ()
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeEngine]:
-    engine = FakeEngine()
-    engine.start()
-    yield engine
-    engine.close()
-
-
 async def pipeline_with(fake: FakeEngine, *frontends: Frontend) -> Pipeline:
-    pipeline = Pipeline(Settings(), TrioEngine(fake), rules=Rules())  # type: ignore[arg-type]
+    classes = {POD: ClientClass.POD, NODE: ClientClass.NODE}
+    rules = FakeRules(fake.calls, classes=classes, node_addresses=(NODE, "fd00::1"))
+    pipeline = Pipeline(Settings(), TrioEngine(fake), rules=rules)
     pools = (PoolSpec(POOL, (Backend("10.244.9.9", 8080),)), PoolSpec(LOCAL, ()))
     steps = [OpenFrontend(each) if each.served else RejectFrontend(each) for each in frontends]
     await pipeline._applier.execute((UpsertPools(pools), *steps), 1)

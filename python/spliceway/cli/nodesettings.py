@@ -98,8 +98,14 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
         udp_timeout=options["udp_timeout"],
         udp_stream_timeout=options["udp_stream_timeout"],
         max_affinities=options["max_affinities"],
-        mark=1 << (options["mark_bit"] + 1) if options["capture"] == CaptureMode.TPROXY else 0,
+        mark=_upstream_mark(options["mark_bit"]) if options["capture"] == CaptureMode.TPROXY else 0,
     )
+
+
+def _upstream_mark(bit: int) -> int:
+    from spliceway.capture.tproxy.layout import Marks  # not for who binds: it brings all of capture with it
+
+    return Marks.of_bit(bit).upstream
 
 
 def node_settings(options: Mapping[str, Any], *, from_api: bool) -> NodeSettings:

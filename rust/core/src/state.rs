@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::histogram::Histogram;
 use crate::retry::{Budget, RetryPolicy};
+use crate::session::End;
 
 /// The unit of drain deadlines: fine enough for a drain, coarse enough for eight years in 32 bits.
 const TICK_MILLIS: u64 = 64;
@@ -135,6 +136,18 @@ impl PoolState {
             turn: AtomicU32::new(0),
             connect_times: OnceLock::new(),
         }
+    }
+
+    /// Counts the end of a flow.
+    pub fn count_end(&self, end: End) {
+        let counter = match end {
+            End::Closed => &self.ended_closed,
+            End::ClientReset => &self.ended_client_reset,
+            End::BackendReset => &self.ended_backend_reset,
+            End::Drained => &self.ended_drained,
+            End::NoBackend => return, // counted with its reason
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     /// Counts the time that a successful dial took.

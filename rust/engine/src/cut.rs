@@ -1,7 +1,6 @@
 //! The end of flows: in order, by a reset, or at a deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use spliceway_core::session::{End, Side};
@@ -31,14 +30,7 @@ impl Worker {
                 }
             }
         }
-        let pool = &flow.counted.pool;
-        match end {
-            End::Closed => pool.ended_closed.fetch_add(1, Relaxed),
-            End::ClientReset => pool.ended_client_reset.fetch_add(1, Relaxed),
-            End::BackendReset => pool.ended_backend_reset.fetch_add(1, Relaxed),
-            End::Drained => pool.ended_drained.fetch_add(1, Relaxed),
-            End::NoBackend => 0, // counted with its reason
-        };
+        flow.counted.pool.count_end(end);
         let close = if end == End::Closed { socket::close } else { socket::reset };
         close(flow.client);
         if let Some(backend) = flow.backend {

@@ -7,6 +7,7 @@ mod control;
 mod name;
 mod receive;
 mod send;
+mod slots;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};

@@ -34,14 +34,7 @@ impl Worker {
         {
             let _ = self.door().poll.remove(&socket);
         }
-        let pool = &session.counted.pool;
-        match end {
-            End::Closed => pool.ended_closed.fetch_add(1, Relaxed),
-            End::ClientReset => pool.ended_client_reset.fetch_add(1, Relaxed),
-            End::BackendReset => pool.ended_backend_reset.fetch_add(1, Relaxed),
-            End::Drained => pool.ended_drained.fetch_add(1, Relaxed),
-            End::NoBackend => 0, // counted with its reason
-        };
+        session.counted.pool.count_end(end);
     }
 
     /// End the sessions whose idle time is over, and close reply sockets that nobody needs.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::control::Control;
 use super::name::Name;
+use super::slots::{EMPTY, Slots};
 use crate::option::last_error;
 
 /// The longest datagram or train that a socket can give.
@@ -21,29 +22,20 @@ const REPORTS: usize = 64;
 /// Slots for received datagrams. Memory is touched as far as datagrams fill it.
 pub struct ReceiveBatch {
     bytes: Box<[u8]>,
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
+    slots: Slots,
 }
 
 impl ReceiveBatch {
     /// Room for `slots` datagrams.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self {
-            bytes: vec![0; slots * STRIDE].into_boxed_slice(),
-            names: vec![Name::EMPTY; slots].into_boxed_slice(),
-            controls: vec![Control::EMPTY; slots].into_boxed_slice(),
-            vectors: vec![libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; slots].into_boxed_slice(),
-            headers: vec![EMPTY; slots].into_boxed_slice(),
-        }
+        Self { bytes: vec![0; slots * STRIDE].into_boxed_slice(), slots: Slots::new(slots) }
     }
 
     /// How many slots there are.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.headers.len()
+        self.slots.headers.len()
     }
 
     /// Receive what waits into the slots from `first` on, `most` at most; tells how many were filled.
@@ -57,16 +49,16 @@ impl ReceiveBatch {
         }
         for slot in first..end {
             let room = &mut self.bytes[slot * STRIDE..][..LONGEST];
-            self.vectors[slot] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: LONGEST };
-            let header = &mut self.headers[slot].msg_hdr;
-            header.msg_name = self.names[slot].as_mut_ptr();
+            self.slots.vectors[slot] = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: LONGEST };
+            let header = &mut self.slots.headers[slot].msg_hdr;
+            header.msg_name = self.slots.names[slot].as_mut_ptr();
             header.msg_namelen = Name::SIZE as libc::socklen_t;
-            header.msg_iov = &raw mut self.vectors[slot];
+            header.msg_iov = &raw mut self.slots.vectors[slot];
             header.msg_iovlen = 1;
-            header.msg_control = self.controls[slot].as_mut_ptr();
+            header.msg_control = self.slots.controls[slot].as_mut_ptr();
             header.msg_controllen = Control::SIZE as _;
         }
-        let headers = &mut self.headers[first..end];
+        let headers = &mut self.slots.headers[first..end];
         let (count, fd) = (headers.len() as libc::c_uint, fd.as_fd().as_raw_fd());
         loop {
             // SAFETY: each of the `count` headers points to a name, a vector with its buffer, and a control buffer of the
@@ -86,25 +78,25 @@ impl ReceiveBatch {
     /// The payload in `slot`: one datagram, or the datagrams of a train one after the other.
     #[must_use]
     pub fn bytes(&self, slot: usize) -> &[u8] {
-        &self.bytes[slot * STRIDE..][..LONGEST.min(self.headers[slot].msg_len as usize)]
+        &self.bytes[slot * STRIDE..][..LONGEST.min(self.slots.headers[slot].msg_len as usize)]
     }
 
     /// Who sent what is in `slot`.
     #[must_use]
     pub fn peer(&self, slot: usize) -> Option<SocketAddr> {
-        (self.headers[slot].msg_hdr.msg_namelen > 0).then(|| self.names[slot].read())?
+        (self.slots.headers[slot].msg_hdr.msg_namelen > 0).then(|| self.slots.names[slot].read())?
     }
 
     /// Where what is in `slot` was sent to, if the socket was asked to tell; the port is 0 when it is the socket's own.
     /// And the size of the datagrams of a train, 0 for a single datagram.
     #[must_use]
     pub fn told(&self, slot: usize) -> (Option<SocketAddr>, u16) {
-        let length = self.headers[slot].msg_hdr.msg_controllen;
+        let length = self.slots.headers[slot].msg_hdr.msg_controllen;
         if length == 0 {
             return (None, 0);
         }
         #[allow(clippy::unnecessary_cast, reason = "the field's type differs between C libraries")]
-        let told = self.controls[slot].read(length as usize);
+        let told = self.slots.controls[slot].read(length as usize);
         // The kernel says so of single datagrams as well.
         let train = usize::from(told.segment) < self.bytes(slot).len();
         (told.destination, if train { told.segment } else { 0 })
@@ -116,13 +108,6 @@ impl fmt::Debug for ReceiveBatch {
         f.debug_struct("ReceiveBatch").field("slots", &self.slots()).finish_non_exhaustive()
     }
 }
-
-/// A header that names nothing.
-pub(super) const EMPTY: libc::mmsghdr = libc::mmsghdr {
-    // SAFETY: a `msghdr` is numbers and pointers (and padding with some C libraries); zero is a value of all of them.
-    msg_hdr: unsafe { std::mem::zeroed() },
-    msg_len: 0,
-};
 
 /// Throw away the reports of failed datagrams that wait on `fd`: a socket with reports stays in error.
 pub(super) fn discard_reports(fd: BorrowedFd<'_>) {

@@ -7,9 +7,7 @@ use std::ptr;
 
 use rustix::io::Errno;
 
-use super::control::Control;
-use super::name::Name;
-use super::receive::EMPTY;
+use super::slots::Slots;
 use crate::option::last_error;
 
 /// A datagram, or a train of datagrams, on its way.
@@ -75,28 +73,20 @@ pub fn is_own_fault(errno: Errno) -> bool {
 
 /// Room for the headers of datagrams that are sent together.
 pub struct SendBatch {
-    names: Box<[Name]>,
-    controls: Box<[Control]>,
-    vectors: Box<[libc::iovec]>,
-    headers: Box<[libc::mmsghdr]>,
+    slots: Slots,
 }
 
 impl SendBatch {
     /// Room for `slots` datagrams.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self {
-            names: vec![Name::EMPTY; slots].into_boxed_slice(),
-            controls: vec![Control::EMPTY; slots].into_boxed_slice(),
-            vectors: vec![libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; slots].into_boxed_slice(),
-            headers: vec![EMPTY; slots].into_boxed_slice(),
-        }
+        Self { slots: Slots::new(slots) }
     }
 
     /// How many slots there are.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.headers.len()
+        self.slots.headers.len()
     }
 
     /// Send the first of `messages`, as many as there are slots; tells how many left, in order, before one failed.
@@ -124,8 +114,10 @@ impl SendBatch {
             let sent = unsafe {
                 let fd = fd.as_fd().as_raw_fd();
                 match count {
-                    1 => libc::sendmsg(fd, &raw const self.headers[0].msg_hdr, flags).min(1), // half the overhead
-                    _ => libc::sendmmsg(fd, self.headers.as_mut_ptr(), count as libc::c_uint, flags as _) as isize,
+                    1 => libc::sendmsg(fd, &raw const self.slots.headers[0].msg_hdr, flags).min(1), // half the overhead
+                    _ => {
+                        libc::sendmmsg(fd, self.slots.headers.as_mut_ptr(), count as libc::c_uint, flags as _) as isize
+                    }
                 }
             };
             match usize::try_from(sent) {
@@ -175,21 +167,21 @@ impl SendBatch {
 
     fn fill(&mut self, slot: usize, message: &Outgoing<'_>) {
         let bytes = message.bytes;
-        self.vectors[slot] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.slots.vectors[slot] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let train = if bytes.len() > message.segment.into() { message.segment } else { 0 };
         let control =
-            if message.from.is_none() && train == 0 { 0 } else { self.controls[slot].write(message.from, train) };
-        let header = &mut self.headers[slot].msg_hdr;
+            if message.from.is_none() && train == 0 { 0 } else { self.slots.controls[slot].write(message.from, train) };
+        let header = &mut self.slots.headers[slot].msg_hdr;
         (header.msg_name, header.msg_namelen) = match message.to {
             Some(to) => {
-                let length = self.names[slot].write(to);
-                (self.names[slot].as_mut_ptr(), length as libc::socklen_t)
+                let length = self.slots.names[slot].write(to);
+                (self.slots.names[slot].as_mut_ptr(), length as libc::socklen_t)
             }
             None => (ptr::null_mut(), 0),
         };
-        header.msg_iov = &raw mut self.vectors[slot];
+        header.msg_iov = &raw mut self.slots.vectors[slot];
         header.msg_iovlen = 1;
-        header.msg_control = if control > 0 { self.controls[slot].as_mut_ptr() } else { ptr::null_mut() };
+        header.msg_control = if control > 0 { self.slots.controls[slot].as_mut_ptr() } else { ptr::null_mut() };
         header.msg_controllen = control as _;
     }
 }
