@@ -89,7 +89,7 @@ def turn(
         objects.serve_everywhere(rig)
         each(rig.nodes, lambda node: node.namespace.run("nft", "-f", "-", text=contestant.neighbours))
         with Running(contestant, rig.nodes, plane.limited_kubeconfig, folder) as running:
-            wait_complete(rig, made, running)
+            wait_complete(rig, made, running, api)
             results = measure(rig, made, cells)
             running.check()
             seconds = time.monotonic() - began
