@@ -175,6 +175,12 @@ impl Session {
         self.hold_limit > 0
     }
 
+    /// Whether a byte was read from either side.
+    #[must_use]
+    pub fn has_read(&self) -> bool {
+        !self.untouched
+    }
+
     /// Bytes of `from` that were read and not yet written.
     #[must_use]
     pub fn pending(&self, from: Side) -> usize {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use spliceway_core::retry::Reason;
 use spliceway_core::session::{End, Side};
-use spliceway_io::Errno;
+use spliceway_io::{Errno, socket};
 
 use crate::events::{Event, EventKind};
 use crate::flow::{FlowId, at};
@@ -61,7 +61,12 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id.index as usize) else {
             return;
         };
-        let step = relay::pump(flow, Side::Client, &mut self.tools);
+        let step = relay::pump(flow, Side::Client, false, &mut self.tools);
+        if !flow.session.has_read()
+            && let Some(fd) = flow.socket(Side::Backend)
+        {
+            socket::acknowledge(fd);
+        }
         self.carry_out(id, step);
     }
 

@@ -38,13 +38,15 @@ enum Moved {
 }
 
 /// Move bytes that came from `from` to its peer, until nothing is there, nothing fits, or the turn is over.
-pub(crate) fn pump(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
-    let step = move_bytes(flow, from, tools);
+///
+/// `ended`: the poll says that `from` will send no more than what is there now.
+pub(crate) fn pump(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Step {
+    let step = move_bytes(flow, from, ended, tools);
     give_pipe_back(flow, from, tools);
     step
 }
 
-fn move_bytes(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
+fn move_bytes(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Step {
     if flow.session.pending(from) > 0 {
         let step = flush(flow, from, tools);
         if step != Step::Go {
@@ -54,7 +56,7 @@ fn move_bytes(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
     let mut turn = 0;
     while turn < TURN && flow.session.may_read(from) {
         let splicing = flow.lanes[at(from)].splicing;
-        match if splicing { splice(flow, from, tools) } else { copy(flow, from, tools) } {
+        match if splicing { splice(flow, from, tools) } else { copy(flow, from, ended, tools) } {
             Moved::Some(n, true) => turn += n,
             Moved::Some(_, false) | Moved::Blocked => break,
             Moved::Step(step) => return step,
@@ -81,18 +83,27 @@ pub(crate) fn failed(flow: &mut Flow, side: Side, tools: &mut Tools) -> Option<S
     Some(flow.session.read_failed(side))
 }
 
-fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
+fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
     let streak = flow.lanes[at(from)].streak;
     let size = READ_SIZES[usize::from(streak).min(READ_SIZES.len() - 1)];
     let Some(source) = flow.socket(from) else {
         return Moved::Blocked;
     };
-    let n = match socket::read(source, &mut tools.scratch[..size]) {
+    let mut n = match socket::read(source, &mut tools.scratch[..size]) {
         Ok(0) => return Moved::Step(flow.session.read_end(from)),
         Ok(n) => n,
         Err(Errno::AGAIN) => return Moved::Blocked,
         Err(_) => return Moved::Step(flow.session.read_failed(from)),
     };
+    // A short read alone does not tell the end: there may be more behind an urgent byte.
+    let mut last = false;
+    if ended && n < size {
+        match socket::read(source, &mut tools.scratch[n..size]) {
+            Ok(0) => last = true,
+            Ok(more) => n += more,
+            Err(_) => {} // the next read says it again
+        }
+    }
     flow.session.read(from, n);
     if flow.dialling.is_some() {
         hold(flow, from, &tools.scratch[..n]);
@@ -101,9 +112,16 @@ fn copy(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
     let lane = &mut flow.lanes[at(from)];
     if !lane.splicing {
         lane.streak = if full { streak.saturating_add(1) } else { 0 };
-        lane.splicing = lane.streak >= SPLICE_AFTER && !flow.session.holding();
+        lane.splicing = lane.streak >= SPLICE_AFTER && tools.pipes.any() && !flow.session.holding();
     }
-    match write(flow, from, &tools.scratch[..n]) {
+    if last {
+        // It is the end of the direction once these bytes are written.
+        let step = flow.session.read_end(from);
+        if step != Step::Go {
+            return Moved::Step(step);
+        }
+    }
+    match write(flow, from, &tools.scratch[..n], last) {
         Ok((written, step)) => {
             if written < n {
                 let lane = &mut flow.lanes[at(from)];
@@ -128,12 +146,12 @@ fn hold(flow: &mut Flow, from: Side, bytes: &[u8]) {
 }
 
 /// Write what fits of `bytes`, which came from `from`. An error is the destination's end.
-fn write(flow: &mut Flow, from: Side, bytes: &[u8]) -> Result<(usize, Step), ()> {
+fn write(flow: &mut Flow, from: Side, bytes: &[u8], last: bool) -> Result<(usize, Step), ()> {
     let to = from.peer();
     let Some(destination) = flow.socket(to) else {
         return Ok((0, Step::Go));
     };
-    match socket::write(destination, bytes) {
+    match if last { socket::write_last(destination, bytes) } else { socket::write(destination, bytes) } {
         Ok(n) => {
             count(flow, from, n);
             Ok((n, flow.session.written(from, n)))
@@ -159,7 +177,7 @@ fn splice(flow: &mut Flow, from: Side, tools: &mut Tools) -> Moved {
     };
     let n = match pipe.fill(source, PIPE_SIZE) {
         // Splicing stops at an urgent byte, and cannot tell it from an end or from nothing: reading can.
-        Ok(0) | Err(Errno::AGAIN) => return copy(flow, from, tools),
+        Ok(0) | Err(Errno::AGAIN) => return copy(flow, from, false, tools),
         Ok(n) => n,
         Err(Errno::INTR) => return Moved::Blocked,
         Err(Errno::INVAL) => {

@@ -204,10 +204,10 @@ impl Worker {
             flow.session.settled();
         }
         if ready.readable || ready.failed {
-            step = relay::pump(flow, side, &mut self.tools);
+            step = relay::pump(flow, side, ready.ended, &mut self.tools);
         }
         if step == Step::Go && (ready.writable || ready.failed) {
-            step = relay::pump(flow, side.peer(), &mut self.tools);
+            step = relay::pump(flow, side.peer(), false, &mut self.tools);
         }
         if step == Step::Go && ready.failed {
             step = relay::failed(flow, side, &mut self.tools).unwrap_or_else(|| {

@@ -55,6 +55,12 @@ impl PipePool {
         Self { idle: Vec::new(), made: 0, limit }
     }
 
+    /// Whether there may be pipes at all.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.limit > 0
+    }
+
     /// An empty pipe; `None` at the limit. The caller copies instead.
     ///
     /// # Errors

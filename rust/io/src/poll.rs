@@ -30,7 +30,7 @@ impl Interest {
 
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.read);
+        flags.set(EventFlags::IN | EventFlags::RDHUP, self.read);
         flags.set(EventFlags::OUT, self.write);
         flags
     }
@@ -45,6 +45,8 @@ pub struct Ready {
     pub readable: bool,
     /// Writable.
     pub writable: bool,
+    /// The peer has said that it will send no more: behind what can be read is the end. Told with interest in reading.
+    pub ended: bool,
     /// In error, or both directions are shut down.
     pub failed: bool,
 }
@@ -140,6 +142,7 @@ impl Batch {
             token: event.data.u64(),
             readable: flags.contains(EventFlags::IN),
             writable: flags.contains(EventFlags::OUT),
+            ended: flags.contains(EventFlags::RDHUP),
             failed: flags.intersects(EventFlags::ERR | EventFlags::HUP),
         })
     }

@@ -81,6 +81,8 @@ pub fn connect_start(address: SocketAddr, from: Option<IpAddr>, mark: u32) -> Re
     let fd = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&fd, true)?;
     sockopt::set_socket_keepalive(&fd, true)?;
+    // The handshake's last packet waits for the first bytes, which mostly are there: see `acknowledge`.
+    sockopt::set_tcp_quickack(&fd, false)?;
     set_mark(&fd, mark)?;
     if let Some(ip) = from {
         // The port is chosen with the peer: it must be free for that one only. An option of both families.
@@ -102,6 +104,12 @@ pub fn connect_start(address: SocketAddr, from: Option<IpAddr>, mark: u32) -> Re
         }
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Let a backend know that its connection stands. [`connect_start`] leaves that to the first bytes; when there are none
+/// yet, the backend may be the one who speaks first.
+pub fn acknowledge(fd: impl AsFd) {
+    let _ = sockopt::set_tcp_quickack(fd, true); // fails only on a connection that has failed: its readiness tells
 }
 
 /// Packets of `fd` carry `mark`; 0 leaves them alone.
@@ -159,8 +167,20 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize, Errno> {
 /// # Errors
 /// `EAGAIN` when there is no room, else the connection's failure.
 pub fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    write_with(fd, bytes, SendFlags::NOSIGNAL)
+}
+
+/// [`write`] the last bytes: [`shutdown_write`] or [`close`] comes next, and its end travels in the same packet.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_last(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    write_with(fd, bytes, SendFlags::NOSIGNAL | SendFlags::MORE)
+}
+
+fn write_with(fd: impl AsFd, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
     loop {
-        match send(fd.as_fd(), bytes, SendFlags::NOSIGNAL) {
+        match send(fd.as_fd(), bytes, flags) {
             Err(Errno::INTR) => {}
             other => return other,
         }
