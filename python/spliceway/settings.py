@@ -89,6 +89,8 @@ class CaptureSettings(msgspec.Struct, frozen=True):
     external_ips: bool = True
     #: two bits of the packet mark are ours: this one (captured) and the next (upstream sockets)
     mark_bit: int = 4
+    #: keep clients' TCP connections out of connection tracking (but for those of the node's own processes)
+    untracked_clients: bool = False
     #: routing table of captured packets, and the priority of the rule that leads to it
     route_table: int = 1070
     rule_priority: int = 107

@@ -139,6 +139,7 @@ def test_every_option_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         "--bind-address-hard-fail=true --capture bind --hostname-override N1 --cluster-cidr 10.244.0.1/16,fd00::/56 "
         "--detect-local-mode BridgeInterface --pod-bridge-interface cni0 --masquerade-all --localhost-nodeports "
         "--nodeport-addresses primary,192.0.2.7/24 --no-external-ips --service-proxy-name spliceway --mark-bit 6 "
+        "--untracked-clients "
         "--conntrack-max-per-core 1 --conntrack-min 2 --conntrack-tcp-timeout-established 3h "
         "--conntrack-tcp-timeout-close-wait 4m --udp-timeout 5 --udp-stream-timeout 6 --max-sessions 7 "
         "--max-affinities 8 --no-events"
@@ -168,6 +169,7 @@ def test_every_option_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         localhost_node_ports=True,
         external_ips=False,
         mark_bit=6,
+        untracked_clients=True,
     )
     assert settings.node == NodeSettings(
         name="n1",

@@ -98,6 +98,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default=_CAPTURE.mark_bit,
         help="This bit of packet marks and the next one are ours.",
     ),
+    switch(
+        _NODE_GROUP,
+        "--untracked-clients",
+        help="Keep clients' TCP connections out of connection tracking; read docs/capture.md on firewalls and network "
+        "policies first.",
+    ),
     grouped(
         LIMITS,
         "--udp-timeout",

@@ -50,6 +50,7 @@ _TPROXY_ONLY = (
     "localhost_nodeports",
     "external_ips",
     "mark_bit",
+    "untracked_clients",
     "conntrack_max_per_core",
     "conntrack_min",
     "conntrack_tcp_timeout_established",
@@ -86,6 +87,7 @@ def capture_settings(options: Mapping[str, Any]) -> CaptureSettings:
         localhost_node_ports=options["localhost_nodeports"],
         external_ips=options["external_ips"],
         mark_bit=options["mark_bit"],
+        untracked_clients=options["untracked_clients"],
     )
 
 
@@ -94,6 +96,7 @@ def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
     return EngineSettings(
         workers=options["workers"],
         max_flows=options["max_flows"],
+        max_pipes=options["max_pipes"],
         max_sessions=options["max_sessions"],
         udp_timeout=options["udp_timeout"],
         udp_stream_timeout=options["udp_stream_timeout"],

@@ -133,6 +133,13 @@ _CHECKS = "Health of backends"
 )
 @grouped(
     LIMITS,
+    "--max-pipes",
+    type=click.IntRange(0, 1 << 20),
+    default=_SETTINGS.engine.max_pipes,
+    help="Pipes for splice(2), two descriptors each; at the limit bytes are copied, with 0 all of them.",
+)
+@grouped(
+    LIMITS,
     "--endpoint-drain",
     type=SecondsParam(0.0, 30 * _DAY),
     help="Seconds that connections to a removed endpoint may go on.  [default: until they end]",

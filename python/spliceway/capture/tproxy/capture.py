@@ -153,7 +153,9 @@ class TproxyCapture:
 
     def _open(self) -> tuple[TransparentListener, ...]:
         probe_nft(self._settings.nft_timeout)
-        listeners, ports = open_listeners(self._workers, self._marks.upstream)
+        listeners, ports = open_listeners(
+            self._workers, self._marks, untracked_clients=self._settings.untracked_clients
+        )
         self._wanted.ports = ports
         self._notices = Notices()
         return listeners

@@ -26,10 +26,10 @@ RUNNING_TCP = "tcp flags & (fin | syn | rst | ack) != syn"
 class Marks(NamedTuple):
     """The two bits of the packet mark that are ours. Other bits are never touched.
 
-    ``capture`` alone is a packet from outside that is to be led to one of our sockets, ``upstream`` alone one that the
-    engine sends (never to be captured), and both a packet of the node's own processes that is to be captured. That one
-    differs so that reverse-path checks, which look up routes as if the node sent the packet, can be kept out of our
-    routing table (`spliceway.capture.tproxy.routing`).
+    ``capture`` alone is a packet from outside that is to be led to one of our sockets (and, when clients are not
+    tracked, what such a socket sends), ``upstream`` alone one that the engine sends (never to be captured), and both a
+    packet of the node's own processes that is to be captured. That one differs so that reverse-path checks, which look
+    up routes as if the node sent the packet, can be kept out of our routing table (`spliceway.capture.tproxy.routing`).
 
     What is left over is for packets that are to be refused, on their short way from the hooks at priority raw to those
     behind conntrack: `refused_arriving` in prerouting, `refused_leaving` in output.

@@ -8,7 +8,7 @@ import socket
 from typing import NamedTuple
 
 from spliceway.capture.bind import listen_backlog
-from spliceway.capture.tproxy.layout import PortKey
+from spliceway.capture.tproxy.layout import Marks, PortKey
 from spliceway.errors import FrontendError
 from spliceway.model import ClientClass, Protocol
 
@@ -31,21 +31,28 @@ class TransparentListener(NamedTuple):
     family: str
 
 
-def open_listeners(workers: int, mark: int) -> tuple[tuple[TransparentListener, ...], dict[PortKey, int]]:
+def open_listeners(
+    workers: int, marks: Marks, *, untracked_clients: bool
+) -> tuple[tuple[TransparentListener, ...], dict[PortKey, int]]:
     """Open all of them, and tell their ports. IPv6 is left out where the machine has none.
 
-    They are bound to loopback addresses, so nobody reaches them but by the rules; what they send has ``mark``.
+    They are bound to loopback addresses, so nobody reaches them but by the rules; what they send has a mark by which
+    the rules know it, for TCP another one if ``untracked_clients``.
 
     Raises:
         FrontendError: not permitted, or out of descriptors or ports; the text says what to do.
     """
     listeners: list[TransparentListener] = []
     ports: dict[PortKey, int] = {}
+    of_tcp = marks.capture if untracked_clients else marks.upstream
     try:
         for version in (4, 6):
             for client in ClientClass:
                 for protocol, count in ((Protocol.TCP, 1), (Protocol.UDP, max(1, workers))):
-                    key = PortKey(client, protocol, version)
+                    key, mark = (
+                        PortKey(client, protocol, version),
+                        of_tcp if protocol is Protocol.TCP else marks.upstream,
+                    )
                     for _ in range(count):
                         opened = _open(key, ports.get(key, 0), mark)
                         if opened is None:

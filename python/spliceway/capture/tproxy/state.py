@@ -86,8 +86,7 @@ class WantedTable:
         """Commands that replace the table, whatever it is now, in one transaction."""
         elements = [element for frontend in self._frontends.values() for element in elements_of(frontend)]
         self.elements = len(elements)
-        table = table_text(self._marks, self.ports, self.detector, self.accepted)
-        return REMOVAL + table + change_text((), (*pod_elements(self.cidrs), *elements))
+        return REMOVAL + self._table() + change_text((), (*pod_elements(self.cidrs), *elements))
 
     def matches(self, listing: bytes | None) -> bool:
         """Whether ``listing`` (of ``nft -j``) has the rules and elements that are wanted.
@@ -105,8 +104,11 @@ class WantedTable:
                 wanted_maps.setdefault(element.container, set()).add((element.key, element.action))
             else:
                 wanted_sets[element.container] += 1
-        text = table_text(self._marks, self.ports, self.detector, self.accepted)
-        return rules == _count_rules(text) and maps == wanted_maps and sets == wanted_sets
+        return rules == _count_rules(self._table()) and maps == wanted_maps and sets == wanted_sets
+
+    def _table(self) -> str:
+        untracked = self._settings.untracked_clients
+        return table_text(self._marks, self.ports, self.detector, self.accepted, untracked_clients=untracked)
 
 
 def _count_rules(text: str) -> Counter[str]:
