@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUN ?= 1
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-cluster test-conformance test-nodes check format bench-quick wheel lock clean
+.PHONY: help setup demo run test test-cluster test-conformance test-nodes check format bench bench-quick wheel lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -67,7 +68,11 @@ format: setup ## write what check wants to see
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-quick: setup ## spliceway next to haproxy in one run (root; a few minutes)
+bench: setup ## all benches next to every peer, and their report (root; Go; about two hours; RUN=2 for the second run)
+	$(BIN)/python bench/run.py all --run $(RUN)
+
+bench-quick: setup ## spliceway next to kube-proxy and haproxy in one run (root; Go; 2 minutes and what has to be built)
+	$(BIN)/python tests/cluster/build.py kube-apiserver etcd kube-proxy
 	$(BIN)/python bench/run.py quick
 
 wheel: .make/tools ## an abi3 wheel in dist/

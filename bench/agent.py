@@ -29,8 +29,8 @@ def missing() -> str | None:
     return f"its extension is not built ({done.stderr.strip().splitlines()[-1]}): run make build"
 
 
-def command(manifests: list[Path], socket: Path, admin: str = "off") -> list[str]:
-    """``spliceway run`` on files, with a state socket, and /readyz if ``admin`` is ADDR:PORT."""
+def command(manifests: list[Path], socket: Path, admin: str) -> list[str]:
+    """``spliceway run`` on files, with a state socket, and /readyz at ``admin`` (ADDR:PORT)."""
     paths = [word for path in manifests for word in ("--manifests", str(path))]
     sides = ["--healthz-bind-address", admin, "--metrics-bind-address", "off", "--state-socket", str(socket)]
     return [sys.executable, "-m", "spliceway", "run", *paths, *sides]

@@ -1,16 +1,18 @@
-"""10,000 Services of 10 endpoints in the API server, and those that change while the bench looks."""
+"""Thousands of Services of many endpoints in the API server, and those that change while the bench looks.
+
+All endpoints are addresses of the range that the first Pod of each stand takes as its own.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import manifests
 from manifests import Object
-from nodecluster import BACKEND_PORT, NodeCluster
-
-from support.nodes import each
 
 SERVICE_PORT = 80
+BACKEND_PORT = 8080
 TEAMS = 50
 #: requests to the API server under way at once
 WRITERS = 8
@@ -19,10 +21,18 @@ WRITERS = 8
 CHANGING = "changing"
 CHANGING_VIP = "198.18.170.1"
 CHANGING_PORT = 18080
+_CHANGING_HOSTS = ("198.19.255.251", "198.19.255.252")
 
 _ENDPOINTS_NET = "198.19"
 #: endpoints with addresses of their own (of 198.19.128.0/17); further ones have another port
 _ADDRESSES = 32_000
+
+
+class Writer(Protocol):
+    """A client of the API server."""
+
+    def create(self, body: Object) -> Object:
+        """Create an object and return it as stored."""
 
 
 class Size(NamedTuple):
@@ -36,6 +46,11 @@ class Size(NamedTuple):
         """The ports that the backend has to listen on."""
         return [BACKEND_PORT + number for number in range(-(-self.services * self.endpoints // _ADDRESSES))]
 
+    @property
+    def listens(self) -> list[str]:
+        """Where the backend has to answer, ADDR:PORT, for the changing Service too."""
+        return [*(f"0.0.0.0:{port}" for port in self.ports), *(f"{host}:{CHANGING_PORT}" for host in _CHANGING_HOSTS)]
+
 
 def vip(number: int) -> str:
     """The ClusterIP of a Service of the many."""
@@ -47,16 +62,18 @@ def new_vip(number: int) -> str:
     return f"198.18.171.{number + 1}"
 
 
-def fill(cluster: NodeCluster, size: Size) -> None:
+def fill(api: Writer, size: Size) -> None:
     """Create the namespaces, and Services and slices without what changes later. Raises ApiError."""
-    for number in range(TEAMS):
-        cluster.api.create({"kind": "Namespace", "metadata": {"name": _team(number)}})
 
     def create(number: int) -> None:
         for body in _objects(number, size):
-            cluster.api.create(body)
+            api.create(body)
 
-    each(range(size.services), create, at_once=WRITERS)
+    for number in range(TEAMS):
+        api.create({"kind": "Namespace", "metadata": {"name": _team(number)}})
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for _ in writers.map(create, range(size.services)):
+            pass  # the first error is raised here
 
 
 def _objects(number: int, size: Size) -> list[Object]:
@@ -80,16 +97,11 @@ def changing_service() -> Object:
     return manifests.for_api(manifests.service(CHANGING, CHANGING_VIP, SERVICE_PORT))
 
 
-def changing_slice(cluster: NodeCluster, turn: int) -> tuple[Object, str]:
+def changing_slice(turn: int) -> tuple[Object, str]:
     """Its slice with one endpoint, another one each turn, and the name by which that one answers."""
-    host = cluster.backends[turn % 2].partition(":")[0]
+    host = _CHANGING_HOSTS[turn % 2]
     body = manifests.for_api(manifests.endpoint_slice(CHANGING, [host], CHANGING_PORT))
     return body, f"{host}:{CHANGING_PORT}"
-
-
-def changing_listens(cluster: NodeCluster) -> list[str]:
-    """Where the backend answers for the changing Service."""
-    return [changing_slice(cluster, turn)[1] for turn in range(2)]
 
 
 def new_service(number: int) -> Object:
@@ -97,7 +109,7 @@ def new_service(number: int) -> Object:
     return manifests.for_api(manifests.service(f"new-{number:03d}", new_vip(number), SERVICE_PORT))
 
 
-def new_slice(cluster: NodeCluster, number: int) -> Object:
+def new_slice(number: int) -> Object:
     """Its slice, which is there before."""
-    hosts = [backend.partition(":")[0] for backend in cluster.backends]
+    hosts = [f"{_ENDPOINTS_NET}.128.{offset + 1}" for offset in range(3)]
     return manifests.for_api(manifests.endpoint_slice(f"new-{number:03d}", hosts, BACKEND_PORT))

@@ -17,7 +17,7 @@ class Report(msgspec.Struct, frozen=True):
     """What one run of a client command found. Times in seconds, sizes in bytes."""
 
     seconds: float
-    #: verified replies in the measured window (bulk: streams)
+    #: verified replies in the measured window (bulk: streams; udp-trains: trains)
     requests: int
     #: verified payload in the measured window
     bytes: int
@@ -28,11 +28,13 @@ class Report(msgspec.Struct, frozen=True):
     p50: float
     p90: float
     p99: float
+    p999: float
     max: float
     #: replies and errors of the requests begun in each second
     timeline: list[tuple[int, int]]
-    #: how late the open loop was at worst
+    #: how late the generator of a fixed rate itself was, at worst and the 99th percentile
     lag: float
+    lag_p99: float
 
     @classmethod
     def parse(cls, text: str) -> Report:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,22 @@ def service(
 
 
 def endpoint_slice(
-    service_name: str, hosts: Sequence[str], port: int, *, namespace: str = "default", suffix: str = "x7k2p"
+    service_name: str,
+    hosts: Sequence[str],
+    port: int,
+    *,
+    namespace: str = "default",
+    terminating: Collection[str] = (),
 ) -> Object:
-    """A slice of ready endpoints with target references, nodes and zones, as the slice controller writes it."""
-    name = f"{service_name}-{suffix}"
+    """A slice of endpoints with target references, nodes and zones, as the slice controller writes it.
+
+    All are ready but those in ``terminating``, whose Pods still serve.
+    """
+    name = f"{service_name}-x7k2p"
     return {
         "addressType": "IPv4",
         "apiVersion": "discovery.k8s.io/v1",
-        "endpoints": [_endpoint(name, namespace, number, host) for number, host in enumerate(hosts)],
+        "endpoints": [_endpoint(name, namespace, host, terminating=host in terminating) for host in hosts],
         "kind": "EndpointSlice",
         "metadata": {
             "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": _CREATED},
@@ -98,15 +107,23 @@ def endpoint_slice(
     }
 
 
-def _endpoint(slice_name: str, namespace: str, number: int, host: str) -> Object:
-    pod = f"{slice_name}-{number}"
+def _endpoint(slice_name: str, namespace: str, host: str, *, terminating: bool) -> Object:
+    pod = f"{slice_name}-{host.replace('.', '-')}"
+    place = int(IPv4Address(host))
     return {
         "addresses": [host],
-        "conditions": {"ready": True, "serving": True, "terminating": False},
-        "nodeName": f"node-{number:03d}",
+        "conditions": {"ready": not terminating, "serving": True, "terminating": terminating},
+        "nodeName": f"node-{place % 100:03d}",
         "targetRef": {"kind": "Pod", "name": pod, "namespace": namespace, "uid": _uid(f"pod {pod}")},
-        "zone": _ZONES[number % len(_ZONES)],
+        "zone": _ZONES[place % len(_ZONES)],
     }
+
+
+def with_udp(body: Object) -> Object:
+    """The Service or slice with its ports over UDP as well."""
+    holder = body if body["kind"] == "EndpointSlice" else body["spec"]
+    holder["ports"] += [{**port, "name": "udp", "protocol": "UDP"} for port in holder["ports"]]
+    return body
 
 
 def write(path: Path, objects: Iterable[Object]) -> None:

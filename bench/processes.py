@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -102,29 +103,69 @@ class Child:
             self.check()
 
     def kill(self) -> None:
-        """SIGKILL, as a node's out-of-memory killer would."""
-        self.process.kill()
+        """SIGKILL for it and the processes that it has started, as a node's out-of-memory killer would."""
+        self._signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self, patience: float = 3.0) -> None:
         """Ask it to end, then make it."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 self.process.wait(patience)
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    def cpu_seconds(self) -> float:
-        """User and system time that it has used, all threads."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def _signal(self, number: int) -> None:
+        """Send a signal to all of its session: some daemons do their work in children, which might outlive them."""
+        if self.process.poll() is None:  # its number is not another's yet
+            os.killpg(self.pid, number)
 
-    def memory(self) -> dict[str, int]:
-        """Resident memory in bytes: now (``VmRSS``) and at its highest (``VmHWM``)."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        pairs = (line.split(":") for line in lines if line.startswith(("VmRSS", "VmHWM")))
-        return {key: int(value.split()[0]) * 1024 for key, value in pairs}
+    def cpu_seconds(self) -> float:
+        """User and system time that it has used: all threads, and processes that it started, also for a moment."""
+        return sum(map(_cpu_seconds, self._family()))
+
+    def memory(self, *, alone: bool = False) -> dict[str, int]:
+        """Resident memory in bytes, now (``VmRSS``) and at its highest (``VmHWM``), its processes together.
+
+        ``alone``: without the processes that it has started, for one that only calls tools now and then.
+        """
+        totals = {"VmRSS": 0, "VmHWM": 0}
+        for pid in [self.pid] if alone else self._family():
+            for line in _facts(pid, "status").splitlines():
+                key, _, value = line.partition(":")
+                if key in totals:
+                    totals[key] += int(value.split()[0]) * 1024
+        return totals
+
+    def proportional_memory(self) -> int:
+        """Memory in bytes (PSS): what processes share counts in parts. Its processes together."""
+        texts = (_facts(pid, "smaps_rollup") for pid in self._family())
+        lines = (line for text in texts for line in text.splitlines() if line.startswith("Pss:"))
+        return sum(int(line.split()[1]) * 1024 for line in lines)
+
+    def _family(self) -> list[int]:
+        """The process and its descendants: some daemons do their work in children."""
+        pids = [self.pid]
+        for pid in pids:  # grows meanwhile
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    pids += map(int, _facts(pid, f"task/{task.name}/children").split())
+        return pids
+
+
+def _facts(pid: int, name: str) -> str:
+    """A file of /proc/PID; empty when the process has ended meanwhile, as a tool that a daemon calls."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Its own time and that of the children that have ended."""
+    fields = _facts(pid, "stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def end_on_signals() -> None:

@@ -1,39 +1,31 @@
-"""How soon 10,000 Services are served and changes take effect, next to kube-proxy: ``run.py programming``."""
+"""How soon thousands of Services are served and changes take effect, next to kube-proxy: ``run.py programming``."""
 
 from __future__ import annotations
 
 import argparse
-import random
+import json
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import bigcluster
 import limits
-import nodeproxies
+import proxies
 import results
-from bigcluster import CHANGING, CHANGING_VIP, SERVICE_PORT, Size
-from follow import Arrivals, FirstAnswer
+from bigcluster import Size
 from load import LoadTool
-from nodecluster import NodeCluster, enter_namespaces
-from nodeproxies import NodeProxy
-from processes import BenchError, Child
+from proxies import Contestant
+from reaction import Place, one_turn
 from results import Sheet, Spread, quantile
 from rich.console import Console
+from stands import Plane, Stands, enter_hub
 
 #: not among them unless asked for: kube-proxy-iptables, whose tools on top of nftables need about a minute for 20,000
 #: endpoints and, as it grows with their square, most of an hour for 100,000
-CONTESTANTS = ("spliceway", "kube-proxy-iptables-legacy", "kube-proxy-nftables")
-#: Services asked by one process of the load tool (its command line is limited), and requests per second
-TARGETS = 2000
-RATE = 2000
-#: of the addresses asked after the start, and of the pauses
-SEED = 4
-SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-SERVICES = "/api/v1/namespaces/default/services"
+CONTESTANTS = ("kube-proxy-iptables-legacy", "kube-proxy-nftables", "spliceway")
 
-#: goals of spliceway: seconds and bytes
+#: goals of spliceway with 10,000 Services: seconds and bytes
+GOALS_SERVICES = 10_000
 GOALS = {
     "start": 3.0,
     "memory": 150e6,
@@ -42,42 +34,66 @@ GOALS = {
     "service_event_p99": 0.020,
 }
 
+#: what one contestant did in its turns
+Outcomes = dict[str, list[dict[str, Any]]]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``run.py programming``."""
-    known = [name for name in nodeproxies.ALL if name != "direct"]
-    parser.add_argument("--services", type=int, default=10_000, help="Services (10000)")
+    results.add_run_argument(parser)
+    known = [name for name, kind in proxies.ALL.items() if kind.follows_api]
+    sizes = [1000, 10_000]
+    parser.add_argument("--services", type=int, nargs="+", default=sizes, help="how many, one size each (1000 10000)")
     parser.add_argument("--endpoints", type=int, default=10, help="endpoints of each (10)")
-    parser.add_argument("--changes", type=int, default=100, help="changes of an endpoint in each turn (100)")
-    parser.add_argument("--new", type=int, default=50, help="new Services in each turn (50)")
-    parser.add_argument("--turns", type=int, default=2, help="turns: each starts every contestant once (2)")
+    parser.add_argument("--changes", type=int, default=60, help="changes of an endpoint in each turn (60)")
+    parser.add_argument("--new", type=int, default=30, help="new Services in each turn (30)")
+    parser.add_argument("--turns", type=int, default=1, help="turns: each starts every contestant once (1)")
     parser.add_argument("--pause", type=float, default=1.1, help="seconds between changes (1.1)")
     parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, choices=known, metavar="NAME")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Run all turns and write results/programming.json. Returns 1 when a Service was not served after the start."""
-    enter_namespaces()
+    """Measure each size and write results/programming.json, where other sizes of earlier runs stay.
+
+    Returns 1 when a Service was not served after the start.
+    """
+    enter_hub()
     limits.raise_open_files()
-    facts = results.machine()
-    size = Size(options.services, options.endpoints)
-    kinds, absent = nodeproxies.find(options.contestants)
-    outcomes: dict[str, list[dict[str, Any]]] = {kind.name: [] for kind in kinds}
-    with NodeCluster(LoadTool.build(), len(kinds) * options.turns) as cluster:
-        ports = [f"0.0.0.0:{port}" for port in size.ports]
-        cluster.start_backend([*ports, *bigcluster.changing_listens(cluster)])
-        begun = time.monotonic()
-        fill(cluster, size, options.new)
-        console.print(f"the API server has it all after {time.monotonic() - begun:.0f} s", highlight=False)
-        versions = {}
-        for turn in range(options.turns):
-            for offset in range(len(kinds)):
-                kind = kinds[(turn + offset) % len(kinds)]
-                contestant = kind(cluster, cluster.node(turn * len(kinds) + offset))
-                versions[kind.name] = contestant.version()
-                outcomes[kind.name].append(one_turn(contestant, options, console))
-    sheet = summarize(outcomes, options)
-    goals = judge(outcomes.get("spliceway", []))
+    load = LoadTool.build()
+    kinds, absent = proxies.find(options.contestants)
+    sizes = earlier(options.run)
+    for services in options.services:
+        facts = results.machine()
+        outcomes = one_size(load, kinds, Size(services, options.endpoints), options, console)
+        versions = {kind.name: kind().version() for kind in kinds}
+        sizes[str(services)] = {
+            "machine": facts,
+            "endpoints": options.endpoints,
+            "versions": versions,
+            "absent": absent,
+            "outcomes": outcomes,
+            "goals": judge(outcomes.get("spliceway", [])) if services == GOALS_SERVICES else [],
+        }
+    sizes = {services: sizes[services] for services in sorted(sizes, key=int)}
+    sheets = [summarize(int(services), size) for services, size in sizes.items()]
+    notes = explain(options, sizes)
+    results.show(sheets, notes, console)
+    data = {"machine": facts, "sizes": sizes}
+    text = results.document("Programming latency", facts, sheets, notes)
+    console.print(f"written: {results.save('programming', data, text, options.run)}")
+    measured = (sizes[str(services)]["outcomes"] for services in options.services)
+    return int(any(one["start"]["unserved"] for outcomes in measured for own in outcomes.values() for one in own))
+
+
+def earlier(run: int) -> dict[str, dict[str, Any]]:
+    """The sizes that the results file has already, by the number of Services."""
+    path = results.path_of("programming", run)
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text()).get("sizes", {}) if path.exists() else {}
+    return found
+
+
+def explain(options: argparse.Namespace, sizes: dict[str, dict[str, Any]]) -> list[str]:
+    """What the figures mean, who was measured, and which goals were met."""
     notes = [
         "start: from the start of the process until a connection to a Service chosen at random is answered; all of "
         "them were asked afterwards (not served: how many did not answer)",
@@ -86,141 +102,57 @@ def run(options: argparse.Namespace, console: Console) -> int:
         "is made every 0.5 ms",
         f"new Service: the same from its creation; its slice is there before. {options.pause:g} s between changes, "
         "for kube-proxy acts at once then (its minSyncPeriod is 1 s)",
-        *(f"{name}: {version}" for name, version in versions.items() if version),
-        *(f"{name} did not take part: {why}" for name, why in absent.items()),
-        *goals,
     ]
-    results.show([sheet], notes, console)
-    data = {"machine": facts, "versions": versions, "absent": absent, "outcomes": outcomes, "goals": goals}
-    title = f"Programming latency, {size.services:,} Services x {size.endpoints} endpoints"
-    console.print(f"written: {results.save('programming', data, results.document(title, facts, [sheet], notes))}")
-    return int(any(outcome["start"]["unserved"] for own in outcomes.values() for outcome in own))
+    versions = {name: version for size in sizes.values() for name, version in size["versions"].items() if version}
+    absent = {name: why for size in sizes.values() for name, why in size["absent"].items()}
+    return [
+        *notes,
+        *(
+            f"{services} Services: {size['machine']['time']}, {size['machine']['commit']}"
+            for services, size in sizes.items()
+        ),
+        *(f"{name}: {version}" for name, version in versions.items()),
+        *(f"{name} did not take part: {why}" for name, why in absent.items()),
+        *(goal for size in sizes.values() for goal in size["goals"]),
+    ]
 
 
-def fill(cluster: NodeCluster, size: Size, new: int) -> None:
-    """Create all objects but the Services that come later."""
-    bigcluster.fill(cluster, size)
-    cluster.api.create(bigcluster.changing_service())
-    cluster.api.create(bigcluster.changing_slice(cluster, 0)[0])
-    for number in range(new):
-        cluster.api.create(bigcluster.new_slice(cluster, number))
-
-
-def one_turn(contestant: NodeProxy, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Start the contestant once, measure, and end it."""
-    cluster = contestant.cluster
-    client = cluster.client(contestant.node)
-    dice = random.Random(SEED)
-    with ExitStack() as stack:
-        first = stack.enter_context(FirstAnswer(client.namespace.command(str(cluster.load.path), "first")))
-        child = stack.enter_context(contestant.start())
-        begun = begin(contestant, child, first, options.services, dice)
+def one_size(
+    load: LoadTool, kinds: Sequence[type[Contestant]], size: Size, options: argparse.Namespace, console: Console
+) -> Outcomes:
+    """Fill an API server and let every contestant start once in each turn, on a fresh stand."""
+    outcomes: Outcomes = {kind.name: [] for kind in kinds}
+    with Stands(load, len(kinds) * options.turns) as stands:
+        plane = stands.plane()
+        begun = time.monotonic()
+        fill(plane, size, options.new)
         console.print(
-            f"{contestant.name:20} start {begun['seconds']:.2f} s, {begun['memory']['VmHWM'] / 1e6:.0f} MB, "
-            f"{begun['unserved']} not served",
-            highlight=False,
+            f"the API server has {size.services:,} Services after {time.monotonic() - begun:.0f} s", highlight=False
         )
-        slices = stack.enter_context(watch(cluster, SLICES, CHANGING))
-        services = stack.enter_context(watch(cluster, SERVICES, ""))
-        changes = [change(cluster, first, slices, turn, pause(options, dice)) for turn in range(1, options.changes + 1)]
-        told(console, contestant, "change", changes)
-        added = [add(cluster, first, services, number, pause(options, dice)) for number in range(options.new)]
-        told(console, contestant, "new Service", added)
-        after = {"memory": child.memory(), "cpu_seconds": child.cpu_seconds()}
-        log = child.log.read_text(errors="replace").splitlines()
-    for number in range(options.new):
-        cluster.api.delete("Service", bigcluster.new_service(number)["metadata"]["name"])
-    cluster.api.replace(bigcluster.changing_slice(cluster, 0)[0])
-    return {"start": begun, "changes": changes, "new": added, "after": after, "log": [*log[:40], "...", *log[-20:]]}
+        for turn in range(options.turns):
+            for offset in range(len(kinds)):
+                kind, stand = kinds[(turn + offset) % len(kinds)], stands.stands[turn * len(kinds) + offset]
+                stands.start_backend(stand, 0, size.listens)
+                place = Place(kind(), stand, stands, plane)
+                outcomes[kind.name].append(one_turn(place, size.services, options, console))
+    return outcomes
 
 
-def begin(
-    contestant: NodeProxy, child: Child, first: FirstAnswer, services: int, dice: random.Random
-) -> dict[str, Any]:
-    """What the start took, and how many Services do not answer after it."""
-    first.begin(f"{bigcluster.vip(dice.randrange(services))}:{SERVICE_PORT}", interval=0.005)
-    try:
-        seconds = first.result().at / 1e9 - child.started
-    except BenchError as error:
-        child.check()
-        tail = child.log.read_text(errors="replace").strip()[-800:]
-        raise BenchError(f"{contestant.name}: {error}; it said last: {tail}") from error
-    sample = {"seconds": seconds, "memory": child.memory(), "cpu_seconds": child.cpu_seconds()}
-    return {**sample, "unserved": unserved(contestant, services)}
+def fill(plane: Plane, size: Size, new: int) -> None:
+    """Create all objects but the Services that come later."""
+    bigcluster.fill(plane.api, size)
+    plane.api.create(bigcluster.changing_service())
+    plane.api.create(bigcluster.changing_slice(0)[0])
+    for number in range(new):
+        plane.api.create(bigcluster.new_slice(number))
 
 
-def unserved(contestant: NodeProxy, services: int) -> int:
-    """How many Services do not answer a verified reply."""
-    cluster, answered = contestant.cluster, 0
-    addresses = [f"{bigcluster.vip(number)}:{SERVICE_PORT}" for number in range(services)]
-    for start in range(0, services, TARGETS):
-        targets = addresses[start : start + TARGETS]
-        arguments = ["paced", "--rate", str(RATE), "--seconds", str(len(targets) / RATE)]
-        report = cluster.measure(cluster.client(contestant.node), arguments, targets)
-        answered += report.requests
-    return services - answered
-
-
-def watch(cluster: NodeCluster, path: str, service: str) -> Arrivals:
-    """A watch of the bench's own objects from now on."""
-    selection = {"labelSelector": f"kubernetes.io/service-name={service}"} if service else {}
-    version = cluster.api.request("GET", f"{path}?limit=1")["metadata"]["resourceVersion"]
-    return Arrivals(cluster.plane.kubeconfig, path, resourceVersion=version, **selection)
-
-
-def pause(options: argparse.Namespace, dice: random.Random) -> float:
-    """Seconds until the next change: not in step with anything."""
-    return float(options.pause) + dice.uniform(0.0, 0.1)
-
-
-def change(cluster: NodeCluster, first: FirstAnswer, slices: Arrivals, turn: int, wait: float) -> dict[str, float]:
-    """Another endpoint for the changing Service."""
-    body, server = bigcluster.changing_slice(cluster, turn)
-    time.sleep(wait)
-    first.begin(f"{CHANGING_VIP}:{SERVICE_PORT}", server)
-    time.sleep(0.02)  # by now connections are made all the time
-    begun = time.monotonic_ns()
-    stored = cluster.api.replace(body)
-    return timing(begun, time.monotonic_ns(), stored, first, slices)
-
-
-def add(cluster: NodeCluster, first: FirstAnswer, services: Arrivals, number: int, wait: float) -> dict[str, float]:
-    """A new Service."""
-    body = bigcluster.new_service(number)
-    time.sleep(wait)
-    first.begin(f"{bigcluster.new_vip(number)}:{SERVICE_PORT}")
-    time.sleep(0.02)
-    begun = time.monotonic_ns()
-    stored = cluster.api.create(body)
-    return timing(begun, time.monotonic_ns(), stored, first, services)
-
-
-def timing(
-    begun: int, written: int, stored: dict[str, Any], first: FirstAnswer, arrivals: Arrivals
-) -> dict[str, float]:
-    """Seconds to the first right answer: from the request to the API server, from its answer, and from the event."""
-    found = first.result()
-    event = arrivals.at(stored["metadata"]["resourceVersion"])
-    return {
-        "request": (found.at - begun) / 1e9,
-        "write": (found.at - written) / 1e9,
-        "event": (found.at - event) / 1e9,
-    }
-
-
-def told(console: Console, contestant: NodeProxy, what: str, samples: Sequence[dict[str, float]]) -> None:
-    """One line in the terminal."""
-    event = [sample["event"] for sample in samples]
-    if event:
-        median, high = quantile(event, 50) * 1e3, quantile(event, 99) * 1e3
-        console.print(f"{contestant.name:20} {what}: p50 {median:.1f} ms, p99 {high:.1f} ms", highlight=False)
-
-
-def summarize(outcomes: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> Sheet:
+def summarize(services: int, size: dict[str, Any]) -> Sheet:
     """One column for each contestant."""
-    sheet = Sheet(
-        f"{options.services:,} Services x {options.endpoints} endpoints, {options.turns} turns", ("measure", *outcomes)
-    )
+    outcomes: Outcomes = size["outcomes"]
+    turns = max((len(own) for own in outcomes.values()), default=0)
+    title = f"{services:,} Services x {size['endpoints']} endpoints, turns: {turns}"
+    sheet = Sheet(title, ("measure", *outcomes))
 
     def row(name: str, cell: Any) -> None:
         sheet.add(name, *(cell(own) if own else "-" for own in outcomes.values()))

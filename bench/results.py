@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -82,13 +83,25 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.strip() else "")
 
 
-def save(name: str, data: dict[str, Any], markdown: str) -> Path:
-    """Write ``results/NAME.json`` (everything) and ``NAME.md`` (the tables); return the first."""
+def path_of(name: str, run: int = 1, folder: Path = FOLDER) -> Path:
+    """``NAME.json``, and ``NAME.2.json`` of the second run: a target has to hold in each of two runs."""
+    return folder / (f"{name}.json" if run == 1 else f"{name}.{run}.json")
+
+
+def save(name: str, data: dict[str, Any], markdown: str, run: int = 1) -> Path:
+    """Write the run's JSON (everything) and, beside it, ``.md`` (the tables); return the first."""
     FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
+    path = path_of(name, run)
     path.write_text(json.dumps(data, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown)
     return path
+
+
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """``--run``, which `save` is given."""
+    parser.add_argument(
+        "--run", type=int, default=1, choices=(1, 2), help="which of the two runs this is: 2 writes NAME.2.json (1)"
+    )
 
 
 class Sheet:
@@ -112,11 +125,14 @@ class Sheet:
             table.add_row(*row)
         console.print(table)
 
-    def markdown(self) -> str:
+    def table(self) -> str:
         """The same as a Markdown table."""
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, rule, *self.rows)]
-        return f"### {self.title}\n\n" + "\n".join(lines) + "\n"
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (self.columns, rule, *self.rows)) + "\n"
+
+    def markdown(self) -> str:
+        """The table with its title as a heading."""
+        return f"### {self.title}\n\n{self.table()}"
 
 
 def document(title: str, facts: dict[str, Any], sheets: Iterable[Sheet], notes: Iterable[str] = ()) -> str:

@@ -26,7 +26,7 @@ from load import LoadTool, Report
 from processes import BenchError, Child, output_of, wait_for
 from results import Sheet, quantile
 from rich.console import Console
-from rig import SYSCTLS
+from stands import SYSCTLS
 
 SERVICE_PORT = 7080
 #: one wildcard listener is the backend of all Services
@@ -48,6 +48,7 @@ GOALS = {"ready": 3.0, "served": 1.0, "memory": 150e6, "change_p99": 0.010}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``run.py scale``."""
+    results.add_run_argument(parser)
     parser.add_argument("--services", type=int, default=10_000, help="Services (10000)")
     parser.add_argument("--endpoints", type=int, default=10, help="endpoints of each (10)")
     parser.add_argument(
@@ -73,7 +74,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     ]
     results.show([sheet], notes, console)
     data = {"machine": facts, "runs": runs}
-    console.print(f"written: {results.save('scale', data, results.document('Scale', facts, [sheet], notes))}")
+    console.print(
+        f"written: {results.save('scale', data, results.document('Scale', facts, [sheet], notes), options.run)}"
+    )
     return int(any(outcome["served_errors"] for outcome in runs))
 
 
@@ -83,7 +86,7 @@ def enter_namespace(console: Console) -> None:
         output_of(["ip", "link", "set", "lo", "up"])
         for name, value in SYSCTLS.items():
             with contextlib.suppress(OSError):
-                Path("/proc/sys", name).write_text(value)
+                Path("/proc/sys/net", name).write_text(str(value))
         return
     flags = ["--net"] if os.geteuid() == 0 else ["--net", "--map-root-user"]
     unshare = shutil.which("unshare")

@@ -1,22 +1,51 @@
-"""What is measured, and which ratio is the goal: to haproxy (`ALL`), to kube-proxy in iptables mode (`SERVICES`)."""
+"""What is measured: each scenario is one command of the load tool and one figure of its report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from load import Report
 
+Protocol = Literal["TCP", "UDP"]
+Better = Literal["higher", "lower"]
+
+GIGABITS = "Gbit/s"
+PER_SECOND = "1/s"
+MICROSECONDS = "p99, us"
+
+#: requests to which CPU time is related
+REQUESTS = 10_000
+
 
 class Scenario(NamedTuple):
-    """One load. ``goal`` is spliceway's least ratio to the base of the bench, None where there is none."""
+    """One load. ``better`` tells which figures win; ``contestants`` who takes part, None for all that can."""
 
     name: str
     title: str
     unit: str
     arguments: tuple[str, ...]
     value: Callable[[Report], float]
-    goal: float | None = None
+    protocol: Protocol = "TCP"
+    better: Better = "higher"
+    contestants: tuple[str, ...] | None = None
+
+    def takes(self, name: str, *, udp: bool) -> bool:
+        """Whether a contestant of this name takes part, ``udp`` if it carries that."""
+        return (udp or self.protocol == "TCP") and (self.contestants is None or name in self.contestants)
+
+    @property
+    def work_unit(self) -> str:
+        """What CPU time is related to."""
+        return "Gbit" if self.unit == GIGABITS else f"{REQUESTS:,} requests"
+
+    def work(self, report: Report) -> float:
+        """How much of `work_unit` was done in the measured seconds."""
+        return report.bytes * 8 / 1e9 if self.unit == GIGABITS else report.requests / REQUESTS
+
+    def at_rate(self, rate: int) -> Scenario:
+        """The same at so many requests per second, for those with an open loop."""
+        return self._replace(arguments=(*self.arguments, "--rate", str(rate)))
 
 
 def _gigabits(report: Report) -> float:
@@ -27,27 +56,48 @@ def _per_second(report: Report) -> float:
     return report.requests / report.seconds
 
 
-def _named(*scenarios: Scenario) -> dict[str, Scenario]:
-    return {scenario.name: scenario for scenario in scenarios}
+def _p99(report: Report) -> float:
+    return report.p99 * 1e6
 
 
-ALL = _named(
-    Scenario("bulk1", "bulk download, 1 stream", "Gbit/s", ("bulk", "--streams", "1"), _gigabits, 1.0),
-    Scenario("bulk4", "bulk download, 4 streams", "Gbit/s", ("bulk", "--streams", "4"), _gigabits),
-    Scenario("upload1", "bulk upload, 1 stream", "Gbit/s", ("bulk", "--streams", "1", "--direction", "up"), _gigabits),
-    Scenario("keepalive", "keep-alive requests, 64 B", "1/s", ("rr", "--connections", "32"), _per_second, 0.9),
-    Scenario("newconn", "new connection per request", "1/s", ("crr", "--connections", "32"), _per_second, 0.9),
+def _bulk(streams: int, direction: Literal["down", "up"]) -> Scenario:
+    name = f"{'bulk' if direction == 'down' else 'up'}{streams}"
+    title = f"bulk {direction}load, {streams} stream{'s' if streams > 1 else ''}"
+    return Scenario(name, title, GIGABITS, ("bulk", "--streams", str(streams), "--direction", direction), _gigabits)
+
+
+def _requests(name: str, title: str, *arguments: str, protocol: Protocol = "TCP") -> Scenario:
+    return Scenario(name, title, PER_SECOND, arguments, _per_second, protocol)
+
+
+#: the only one whose rate is found at the start (`Scenario.at_rate`)
+LATENCY = Scenario(
+    "latency",
+    "request at a fixed rate, 32 connections",
+    MICROSECONDS,
+    ("steady", "--connections", "32"),
+    _p99,
+    better="lower",
 )
 
-SERVICES = _named(
-    Scenario("udp-new", "UDP request, new source port each", "1/s", ("udp-new", "--clients", "32"), _per_second, 0.5),
-    Scenario("udp-flow", "UDP 64 B, 1 flow, window 32", "1/s", ("udp-flow", "--flows", "1"), _per_second),
+_LISTED = (
+    *(_bulk(streams, "down") for streams in (1, 4, 64)),
+    *(_bulk(streams, "up") for streams in (1, 4, 64)),
+    _requests("keepalive", "keep-alive requests, 64 B", "rr", "--connections", "32"),
+    _requests("keepalive16k", "keep-alive requests, 16 KiB", "rr", "--connections", "32", "--size", "16384"),
+    _requests("newconn", "new connection per request", "crr", "--connections", "32"),
+    LATENCY,
+    Scenario("first", "first request of a connection, one at a time", MICROSECONDS, ("connect",), _p99, better="lower"),
+    _requests("udp-new", "UDP request, new source port each", "udp-new", "--clients", "32", protocol="UDP"),
+    _requests("udp-flow", "UDP 64 B, 1 flow, window 32", "udp-flow", "--flows", "1", protocol="UDP"),
+    _requests("udp-flows", "UDP 64 B, 1,000 flows", "udp-flow", "--flows", "1000", "--window", "1", protocol="UDP"),
     Scenario(
-        "udp-flows",
-        "UDP 64 B, 1,000 flows",
-        "1/s",
-        ("udp-flow", "--flows", "1000", "--window", "1"),
-        _per_second,
+        "udp-trains",
+        "UDP 1,200 B in trains of 16, 4 flows",
+        GIGABITS,
+        ("udp-trains", "--flows", "4", "--window", "4"),
+        _gigabits,
+        protocol="UDP",
     ),
-    *(ALL[name]._replace(goal=None) for name in ("newconn", "keepalive", "bulk1", "bulk4")),
 )
+ALL = {scenario.name: scenario for scenario in _LISTED}

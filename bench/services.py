@@ -1,156 +1,179 @@
-"""UDP and TCP through a node's service proxy: ``run.py services``."""
+"""Traffic through every way to reach a Service, few Services: ``run.py services`` and, shorter, ``run.py quick``."""
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Sequence
-from contextlib import ExitStack
+from typing import NamedTuple
 
+import evidence
 import limits
 import manifests
-import nodeproxies
+import proxies
 import results
 import rounds
 import scenarios
-from load import LoadTool, Report
-from nodecluster import BACKEND_PORT, NodeCluster, enter_namespaces
-from nodeproxies import Direct, NodeProxy
+import tables
+from load import LoadTool
 from processes import BenchError
-from results import Sheet, Spread
+from proxies import BASE
 from rich.console import Console
-from rounds import Sample, Samples
+from rounds import Place, Samples
 from scenarios import Scenario
+from stands import BACKEND_PORT, PODS, SERVICE_PORT, VIP, Plane, Stands, enter_hub
 
-#: every ratio is to this contestant's figure of the same round
-BASE = "kube-proxy-iptables"
-VIP = "198.18.129.1"
-SERVICE_PORT = 80
-START_SECONDS = 60.0
+_QUICK_CONTESTANTS = ("direct", BASE, "haproxy", "spliceway", "spliceway-bind")
+_QUICK_SCENARIOS = ("bulk1", "bulk4", "keepalive", "newconn", "udp-flow")
+#: whose rate of keep-alive requests sets the pace of the scenario `latency`: half of it
+_PACE = "haproxy"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``run.py services``."""
-    known = list(scenarios.SERVICES)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds (7)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of each measurement (2)")
-    parser.add_argument("--only", action="append", choices=known, help="only this scenario (repeatable)")
-    usual = ["direct", "kube-proxy-iptables", "kube-proxy-nftables", "spliceway"]
-    parser.add_argument("--contestants", nargs="+", default=usual, choices=list(nodeproxies.ALL), metavar="NAME")
+    _add_arguments(parser, 7, list(proxies.ALL), list(scenarios.ALL))
+
+
+def add_quick_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``run.py quick``: the same with other defaults."""
+    _add_arguments(parser, 3, _QUICK_CONTESTANTS, _QUICK_SCENARIOS)
+
+
+def _add_arguments(
+    parser: argparse.ArgumentParser, turns: int, contestants: Sequence[str], chosen: Sequence[str]
+) -> None:
+    results.add_run_argument(parser)
+    parser.add_argument("--rounds", type=int, default=turns, help=f"rounds ({turns})")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of each measurement (1)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=list(chosen),
+        choices=list(scenarios.ALL),
+        metavar="SCENARIO",
+        help=f"of {', '.join(scenarios.ALL)}",
+    )
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        default=list(contestants),
+        choices=list(proxies.ALL),
+        metavar="NAME",
+        help=f"of {', '.join(proxies.ALL)}",
+    )
+
+
+class Outcome(NamedTuple):
+    """What came of it. ``absent``: why others did not take part. ``pace``: requests per second of `latency`."""
+
+    samples: Samples
+    versions: dict[str, str]
+    absent: dict[str, str]
+    pace: int | None
+    logs: dict[str, list[str]]
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Run all scenarios and write results/services.json. Returns 1 when any round had an error."""
-    enter_namespaces()
+    """Run all scenarios and write the results. Returns 1 when any round had an error."""
+    enter_hub()
     limits.raise_open_files()
-    chosen = [scenarios.SERVICES[name] for name in options.only or scenarios.SERVICES]
+    chosen = [scenarios.ALL[name] for name in options.only]
     facts = results.machine()
-    kinds, absent = nodeproxies.find(options.contestants)
-    with NodeCluster(LoadTool.build(), len(kinds)) as cluster, ExitStack() as stack:
-        cluster.start_backend(cluster.backends)
-        create_service(cluster)
-        present = [kind(cluster, cluster.node(number)) for number, kind in enumerate(kinds)]
-        for contestant in present:
-            start(contestant, stack)
-        versions = {contestant.name: contestant.version() for contestant in present}
-        samples = rounds.run_rounds(
-            present,
-            chosen,
-            options.rounds,
-            lambda contestant, scenario: measure(contestant, scenario, options.seconds),
-            console,
-        )
-        logs = {one.name: one.child.log.read_text(errors="replace").splitlines() for one in present if one.child}
-    sheet, goals = rounds.summarize(samples, chosen, BASE)
-    notes = [
-        f"{options.rounds} rounds of {options.seconds:g} s; one Service with three endpoints on another node",
-        *(f"{name}: {version}" for name, version in versions.items() if version),
-        *(f"{name} did not take part: {why}" for name, why in absent.items()),
-        *(rounds.goal_text(goal, BASE) for goal in goals),
+    outcome = collect(options, chosen, console)
+    no_udp = [name for name in outcome.versions if not proxies.ALL[name].udp]
+    sheets = [
+        tables.figures(outcome.samples, chosen, BASE),
+        tables.costs(outcome.samples, chosen),
+        tables.latencies(outcome.samples, chosen),
     ]
-    sheets = [sheet, latencies(samples, chosen), tracked(samples, chosen)]
+    notes = [
+        f"{options.rounds} rounds of {options.seconds:g} s; one Service with three endpoints",
+        *([f"latency: {outcome.pace:,} requests/s"] if outcome.pace else []),
+        *([f"carry no UDP: {', '.join(no_udp)}"] if no_udp else []),
+        *(f"{name}: {version}" for name, version in outcome.versions.items() if version),
+        *(f"{name} did not take part: {why}" for name, why in outcome.absent.items()),
+    ]
     results.show(sheets, notes, console)
     data = {
         "machine": facts,
-        "versions": versions,
-        "absent": absent,
-        "goals": goals,
-        "samples": samples,
-        "logs": {name: [*lines[:40], "...", *lines[-20:]] for name, lines in logs.items()},
+        "versions": outcome.versions,
+        "absent": outcome.absent,
+        "no_udp": no_udp,
+        "options": {**vars(options), "pace": outcome.pace},
+        "samples": outcome.samples,
+        "logs": outcome.logs,
     }
-    text = results.document("UDP and TCP through a node's service proxy", facts, sheets, notes)
-    console.print(f"written: {results.save('services', data, text)}")
-    return int(rounds.any_error(samples))
+    text = results.document("Traffic through every way to reach a Service", facts, sheets, notes)
+    console.print(f"written: {results.save(options.command, data, text, options.run)}")
+    return int(rounds.any_error(outcome.samples))
 
 
-def create_service(cluster: NodeCluster) -> None:
+def collect(options: argparse.Namespace, chosen: Sequence[Scenario], console: Console) -> Outcome:
+    """Start everything, and take all samples."""
+    kinds, absent = proxies.find(options.contestants)
+    with Stands(LoadTool.build(), len(kinds)) as stands:
+        plane = stands.plane()
+        create_service(plane)
+        present = []
+        for kind, stand in zip(kinds, stands.stands, strict=True):
+            place = Place(kind(), stand)
+            try:
+                start(stands, place, plane)
+            except BenchError as error:
+                absent[kind.name] = f"it did not start: {' '.join(str(error).split())}"
+            else:
+                present.append(place)
+        for name, why in absent.items():
+            console.print(f"{name} does not take part: {why}", style="yellow", markup=False, soft_wrap=True)
+        versions = {place.contestant.name: place.contestant.version() for place in present}
+        pace = find_pace(stands, present) if scenarios.LATENCY in chosen else None
+        paced = [each.at_rate(pace) if pace and each == scenarios.LATENCY else each for each in chosen]
+        samples = rounds.run_rounds(
+            present,
+            paced,
+            options.rounds,
+            lambda place, scenario: rounds.measure(stands, place, scenario, options.seconds),
+            console,
+        )
+        logs = {place.contestant.name: log_of(place) for place in present if place.contestant.child}
+    return Outcome(samples, versions, absent, pace, logs)
+
+
+def create_service(plane: Plane) -> None:
     """One Service, TCP and UDP on the same port, and its slice."""
     service = manifests.service("bench", VIP, SERVICE_PORT)
-    hosts = [backend.partition(":")[0] for backend in cluster.backends]
-    slice_ = manifests.endpoint_slice("bench", hosts, BACKEND_PORT)
+    slice_ = manifests.endpoint_slice("bench", PODS, BACKEND_PORT)
     service["spec"]["ports"].append({**service["spec"]["ports"][0], "name": "udp", "protocol": "UDP"})
     slice_["ports"].append({**slice_["ports"][0], "name": "udp", "protocol": "UDP"})
     for body in (service, slice_):
-        cluster.api.create(manifests.for_api(body))
+        plane.api.create(manifests.for_api(body))
 
 
-def start(contestant: NodeProxy, stack: ExitStack) -> None:
-    """Start the contestant and wait until a client has an answer over TCP and over UDP."""
-    if not isinstance(contestant, Direct):
-        child = stack.enter_context(contestant.start())
-        child.wait_until(lambda: answers(contestant), "answering a client", deadline=START_SECONDS, step=0.1)
-    elif not answers(contestant):
-        raise BenchError("clients do not reach the backend")
+def start(stands: Stands, place: Place, plane: Plane) -> None:
+    """Start the backends and the contestant, and wait until a client has an answer."""
+    stands.start_backends(place.stand)
+    place.contestant.start(place.stand, stands, plane.kubeconfig)
+    place.contestant.await_answer(place.stand, stands)
 
 
-def answers(contestant: NodeProxy) -> bool:
-    """True when requests over TCP and UDP get their replies."""
-    asked = (["crr", "--connections", "1"], ["udp-new", "--clients", "1"])
-    reports = [load(contestant, [*words, "--seconds", "0.01", "--warmup", "0"]) for words in asked]
-    return all(report.requests and not report.errors for report in reports)
+def find_pace(stands: Stands, present: Sequence[Place]) -> int:
+    """Requests per second for `latency`: half of what `_PACE` reaches, or else who comes first.
+
+    Raises:
+        BenchError: nobody takes part, or that one's requests fail.
+    """
+    by_name = {place.contestant.name: place for place in reversed(present)}
+    place = by_name.get(_PACE) or by_name.get(BASE) or next(iter(reversed(by_name.values())), None)
+    if place is None:
+        raise BenchError("no contestant takes part")
+    samples = [rounds.measure(stands, place, scenarios.ALL["keepalive"], 0.5) for _ in range(3)]
+    if not (reached := evidence.good(samples)):
+        raise BenchError(f"{place.contestant.name} cannot set the pace of latency: {samples[-1]['errors']}")
+    return int(statistics.median(reached) / 2)
 
 
-def load(contestant: NodeProxy, arguments: Sequence[str]) -> Report:
-    """Run the load tool in the contestant's client Pod."""
-    cluster, node = contestant.cluster, contestant.node
-    sources = ["--sources", ",".join(cluster.sources(node))] if arguments[0] == "udp-new" else []
-    return cluster.measure(cluster.client(node), [*arguments, *sources], contestant.targets(f"{VIP}:{SERVICE_PORT}"))
-
-
-def measure(contestant: NodeProxy, scenario: Scenario, seconds: float) -> Sample:
-    """One sample: the figure, what it cost the contestant's process, and the tracked connections that it left."""
-    cluster, node, child = contestant.cluster, contestant.node, contestant.child
-    node.namespace.run("conntrack", "--flush")
-    before = child.cpu_seconds() if child else 0.0
-    report = load(contestant, [*scenario.arguments, "--seconds", str(seconds), "--warmup", str(rounds.WARMUP)])
-    sample: Sample = {"value": scenario.value(report), "errors": report.errors, "report": report.as_dict()}
-    sample["conntrack"] = {"service": cluster.conntrack(node, VIP), "all": cluster.conntrack(node)}
-    if child:
-        child.check()
-        sample["cpu_share"] = (child.cpu_seconds() - before) / (seconds + rounds.WARMUP)
-        sample["memory"] = child.memory()
-    return sample
-
-
-def latencies(samples: Samples, chosen: Sequence[Scenario]) -> Sheet:
-    """Median over the rounds of what a request took."""
-    sheet = Sheet("Time of a request, ms: median over the rounds", ("scenario", "contestant", "p50", "p99"))
-    for scenario in chosen:
-        for name, own in samples[scenario.name].items():
-            cells = [
-                spread.median * 1e3 if (spread := Spread.of([one["report"][key] for one in own])) else 0.0
-                for key in ("p50", "p99")
-            ]
-            if any(cells):
-                sheet.add(scenario.title, name, *(f"{cell:.3f}" for cell in cells))
-    return sheet
-
-
-def tracked(samples: Samples, chosen: Sequence[Scenario]) -> Sheet:
-    """Most entries of conntrack that a round left behind."""
-    columns = ("scenario", "contestant", "of the Service", "all")
-    sheet = Sheet("Entries of connection tracking on the node after a round, at most", columns)
-    for scenario in chosen:
-        for name, own in samples[scenario.name].items():
-            most = {key: max(one["conntrack"][key] for one in own) for key in ("service", "all")}
-            sheet.add(scenario.title, name, f"{most['service']:,}", f"{most['all']:,}")
-    return sheet
+def log_of(place: Place) -> list[str]:
+    """How the contestant's log begins and ends."""
+    child = place.contestant.child
+    lines = child.log.read_text(errors="replace").splitlines() if child else []
+    return lines if len(lines) <= 60 else [*lines[:40], "...", *lines[-20:]]

@@ -44,7 +44,7 @@ def binaries_directory() -> Path:
     pin = hashlib.sha256()
     for name in ("go.sum", "go.mod"):
         pin.update((MODULE / name).read_bytes())
-    return _cache_root() / "controlplane" / pin.hexdigest()[:16]
+    return cache_root() / "controlplane" / pin.hexdigest()[:16]
 
 
 def build(names: list[str]) -> Path:
@@ -55,9 +55,9 @@ def build(names: list[str]) -> Path:
     directory = binaries_directory()
     missing = [name for name in names if not (directory / name).exists()]
     if missing:
-        _require_go()
+        require_go(MODULE)
         directory.mkdir(parents=True, exist_ok=True)
-        _say(f"building {', '.join(missing)} in {directory}; the first time takes about 5 minutes on 2 cores")
+        say(f"building {', '.join(missing)} in {directory}; the first time takes about 5 minutes on 2 cores")
     for name in missing:
         _build_one(name, directory / name)
     return directory
@@ -68,19 +68,21 @@ def _build_one(name: str, target: Path) -> None:
     partial = target.with_name(f".{name}.{os.getpid()}.partial")
     version = _kubernetes_version()
     command = ["go", "build", "-trimpath", "-ldflags", _linker_flags(version), "-o", str(partial), PACKAGES[name]]
-    _say(f"{name}: building")
-    started = time.monotonic()
     try:
-        _run_go(command, name, started)
+        compile_program(name, command, MODULE, go_environment())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    _say(f"{name}: built in {time.monotonic() - started:.0f} s")
 
 
-def _run_go(command: list[str], name: str, started: float) -> None:
-    """Run `go build` to its end, saying every now and then that it still works. Raises BuildError."""
-    process = subprocess.Popen(command, cwd=MODULE, env=_go_environment(), stdout=sys.stderr)
+def compile_program(name: str, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Run the compiler's `command` in `folder` to its end, saying every now and then that it still works.
+
+    Raises BuildError when it fails or takes longer than BUILD_LIMIT_SECONDS.
+    """
+    say(f"{name}: building")
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=sys.stderr)
     try:
         while True:
             try:
@@ -90,15 +92,17 @@ def _run_go(command: list[str], name: str, started: float) -> None:
                 elapsed = time.monotonic() - started
                 if elapsed > BUILD_LIMIT_SECONDS:
                     raise BuildError(f"Building {name} did not end within {BUILD_LIMIT_SECONDS:.0f} s.") from None
-                _say(f"{name}: still building after {elapsed:.0f} s")
+                say(f"{name}: still building after {elapsed:.0f} s")
     finally:
         _interrupt(process)
     if code != 0:
-        raise BuildError(f"Building {name} failed: `go build` ended with code {code}, see its messages above.")
+        shown = " ".join(command[:2])
+        raise BuildError(f"Building {name} failed: `{shown}` ended with code {code}, see its messages above.")
+    say(f"{name}: built in {time.monotonic() - started:.0f} s")
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """End `go` if it still runs. It passes an interrupt on to its compilers, which a kill would leave running."""
+    """End a compiler's driver if it still runs. It passes an interrupt on to its compilers, as it would not a kill."""
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGINT)
@@ -109,24 +113,24 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
         process.wait(10.0)
 
 
-def _require_go() -> None:
-    """Raise BuildError unless `go` is on the PATH and not older than go.mod asks for."""
-    wanted = _pinned(r"^go (\d+\.\d+)")
+def require_go(module: Path) -> None:
+    """Raise BuildError unless `go` is on the PATH and not older than the go.mod of the folder `module` asks for."""
+    wanted = _pinned(module, r"^go (\d+\.\d+)")
     question = ["go", "env", "GOVERSION"]
     try:
         answer = subprocess.run(
-            question, env=_go_environment(), capture_output=True, text=True, timeout=GO_QUESTION_SECONDS, check=True
+            question, env=go_environment(), capture_output=True, text=True, timeout=GO_QUESTION_SECONDS, check=True
         ).stdout.strip()
     except FileNotFoundError:
-        raise BuildError(f"Building the control plane needs Go {wanted} or newer, and there is no `go` here.") from None
+        raise BuildError(f"Building {module.name} needs Go {wanted} or newer, and there is no `go` here.") from None
     except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"Building the control plane needs Go {wanted} or newer, and `go` fails: {error}.") from None
+        raise BuildError(f"Building {module.name} needs Go {wanted} or newer, and `go` fails: {error}.") from None
     found = re.search(r"go(\d+)\.(\d+)", answer)
     if found is None or (int(found[1]), int(found[2])) < tuple(int(part) for part in wanted.split(".")):
-        raise BuildError(f"Building the control plane needs Go {wanted} or newer, and `go` here is {answer}.")
+        raise BuildError(f"Building {module.name} needs Go {wanted} or newer, and `go` here is {answer}.")
 
 
-def _go_environment() -> dict[str, str]:
+def go_environment() -> dict[str, str]:
     """Return the environment of `go`: what the machine has, without what would change the result."""
     environment = dict(os.environ)
     environment["CGO_ENABLED"] = "0"
@@ -149,18 +153,18 @@ def _linker_flags(version: str) -> str:
 
 def _kubernetes_version() -> str:
     """Return the pinned version of Kubernetes, as v1.37.2."""
-    return _pinned(r"^\s*k8s\.io/kubernetes (v\S+)")
+    return _pinned(MODULE, r"^\s*k8s\.io/kubernetes (v\S+)")
 
 
-def _pinned(pattern: str) -> str:
-    """Return what the group of `pattern` matches in go.mod. Raises BuildError."""
-    found = re.search(pattern, (MODULE / "go.mod").read_text(), re.MULTILINE)
+def _pinned(module: Path, pattern: str) -> str:
+    """Return what the group of `pattern` matches in the go.mod of `module`. Raises BuildError."""
+    found = re.search(pattern, (module / "go.mod").read_text(), re.MULTILINE)
     if found is None:
-        raise BuildError(f"{MODULE / 'go.mod'} has no line like {pattern}.")
+        raise BuildError(f"{module / 'go.mod'} has no line like {pattern}.")
     return found[1]
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
     """Return the project's cache directory; an empty variable counts as unset, as in a shell's ${NAME:-…}."""
     own = os.environ.get("SPLICEWAY_CACHE")
     if own:
@@ -169,7 +173,7 @@ def _cache_root() -> Path:
     return (Path(shared).absolute() if shared else Path.home() / ".cache") / "spliceway"
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Print a progress line at once, on stderr so that stdout carries only the directory."""
     print(f"build: {line}", file=sys.stderr, flush=True)
 

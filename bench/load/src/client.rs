@@ -1,20 +1,17 @@
 //! Small requests: one epoll thread, edge-triggered, drives all connections of `rr`, `crr` and `paced`.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 
 use crate::args::Args;
-use crate::connection::{self, Connection, Step};
-use crate::http::{self, Request};
+use crate::connection::{self, Connection, Exchange, PATIENCE, Step};
+use crate::poll;
 use crate::report::Outcome;
+use crate::targets::Targets;
 
-/// A request without an answer for this long is an error.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -28,7 +25,8 @@ enum Mode {
 /// An `rr`, `crr` or `paced` command.
 pub struct Load {
     mode: Mode,
-    targets: Vec<SocketAddr>,
+    targets: Targets,
+    size: usize,
     connections: usize,
     rate: f64,
     seconds: Duration,
@@ -43,24 +41,25 @@ impl Load {
             "crr" => Mode::Connect,
             _ => Mode::Paced,
         };
-        let load = Self {
+        Ok(Self {
             mode,
-            targets: args.addresses("target")?,
+            targets: Targets::from_args(args, None)?,
+            size: args.size()?,
             connections: if mode == Mode::Paced { 0 } else { args.value("connections", 32)? },
-            rate: if mode == Mode::Paced { args.value("rate", 0.0)? } else { 0.0 },
+            rate: match mode {
+                Mode::Paced => args.rate()?.ok_or("--rate is missing: connections per second")?,
+                _ => 0.0,
+            },
             seconds: args.seconds("seconds", 2.0)?,
             warmup: if mode == Mode::Paced { Duration::ZERO } else { args.seconds("warmup", 0.3)? },
-        };
-        if load.mode == Mode::Paced && !(load.rate > 0.0 && load.rate <= 1e6) {
-            return Err("--rate must be above 0 and at most 1000000 per second".to_owned());
-        }
-        Ok(load)
+        })
     }
 }
 
 struct Client<'a> {
     load: &'a Load,
-    request: Vec<u8>,
+    targets: Targets,
+    exchange: Exchange,
     epoll: OwnedFd,
     slots: Vec<Option<Connection>>,
     free: Vec<usize>,
@@ -71,10 +70,11 @@ struct Client<'a> {
 
 /// Run the load and report what was verified.
 pub fn run(load: &Load) -> io::Result<Outcome> {
-    let request = if load.mode == Mode::Keep { Request::Keep } else { Request::Close };
+    poll::be_punctual();
     let mut client = Client {
         load,
-        request: http::encode(request),
+        targets: load.targets.clone(),
+        exchange: Exchange::new(load.size, load.mode != Mode::Keep),
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         slots: Vec::new(),
         free: Vec::new(),
@@ -105,14 +105,8 @@ impl Client<'_> {
                 self.expire(now)?;
                 next_tick = now + TICK;
             }
-            let wait =
-                next_tick.min(next_dial).min(if now < end { end } else { next_tick }).saturating_duration_since(now);
-            let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
-            events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let wait = next_tick.min(next_dial).min(if now < end { end } else { next_tick });
+            poll::wait(&self.epoll, &mut events, Some(wait.saturating_duration_since(now)))?;
             for event in &events {
                 self.ready(event.data.u64() as usize)?;
             }
@@ -129,20 +123,19 @@ impl Client<'_> {
             if due > now || due >= end {
                 return Ok(due.max(now));
             }
-            self.outcome.lag = self.outcome.lag.max(now - due);
+            self.outcome.lag.record(now - due);
             self.dial()?;
         }
     }
 
     fn dial(&mut self) -> io::Result<()> {
-        let target = self.load.targets[(self.dialled % self.load.targets.len() as u64) as usize];
         self.dialled += 1;
-        let (connection, connecting) = Connection::open(target)?;
+        let (connection, connecting) = Connection::open(self.targets.next())?;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        epoll::add(&self.epoll, &connection.stream, epoll::EventData::new_u64(index as u64), connection::INTEREST)?;
+        epoll::add(&self.epoll, connection.stream(), epoll::EventData::new_u64(index as u64), connection::INTEREST)?;
         self.slots[index] = Some(connection);
         match connecting {
             Ok(()) => Ok(()),
@@ -152,7 +145,7 @@ impl Client<'_> {
 
     fn ready(&mut self, index: usize) -> io::Result<()> {
         let Some(connection) = self.slots.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
-        match connection.advance(&self.request, self.load.mode == Mode::Keep) {
+        match connection.advance(&mut self.exchange) {
             Step::Wait => Ok(()),
             Step::Failed(kind) => self.fail(index, kind),
             Step::Done => self.succeed(index),
@@ -160,24 +153,20 @@ impl Client<'_> {
     }
 
     fn succeed(&mut self, index: usize) -> io::Result<()> {
-        let now = Instant::now();
         let Some(connection) = self.slots[index].as_mut() else { return Ok(()) };
+        let now = connection.answered();
         let since = now - self.start;
         if since >= self.load.warmup && (self.load.mode == Mode::Paced || since < self.load.warmup + self.load.seconds)
         {
             self.outcome.requests += 1;
-            self.outcome.bytes += http::MESSAGE as u64;
-            self.outcome.latency.record(now - connection.begun);
-            if let Ok(Some(name)) = http::server_name(&connection.held) {
-                self.outcome.served_by(name);
-            }
+            self.outcome.bytes += self.exchange.size();
+            self.outcome.latency.record(connection.latency());
+            self.outcome.served_by(connection.server(&self.exchange));
         }
         tally(&mut self.outcome.timeline, connection.begun - self.start).0 += 1;
         if self.load.mode == Mode::Keep {
             connection.begun = now;
-            connection.held.clear();
-            connection.answered = false;
-            return match connection.send(&self.request) {
+            return match connection.again(&self.exchange) {
                 Step::Failed(kind) => self.fail(index, kind),
                 _ => Ok(()),
             };
@@ -211,7 +200,7 @@ impl Client<'_> {
 }
 
 /// The counters of the second in which a request began.
-fn tally(timeline: &mut Vec<(u64, u64)>, since: Duration) -> &mut (u64, u64) {
+pub fn tally(timeline: &mut Vec<(u64, u64)>, since: Duration) -> &mut (u64, u64) {
     let second = since.as_secs() as usize;
     if timeline.len() <= second {
         timeline.resize(second + 1, (0, 0));

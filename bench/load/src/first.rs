@@ -5,12 +5,12 @@ use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::connection::{self, Connection, Step};
-use crate::http::{self, Request};
+use crate::connection::{self, Connection, Exchange, Step};
+use crate::http;
+use crate::poll;
 
 /// A connection that has come to nothing after this long is given up: its first packet was lost, and the kernel's
 /// second one would come late and say little.
@@ -50,7 +50,7 @@ fn parse(line: &str) -> Option<Search> {
 
 impl Search {
     fn run(&self) -> io::Result<String> {
-        let request = http::encode(Request::Close);
+        let mut exchange = Exchange::new(http::MESSAGE, true);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let start = Instant::now();
         let mut next = start;
@@ -64,7 +64,7 @@ impl Search {
             if now >= next {
                 next = now + self.interval;
                 let (opened, outcome) = Connection::open(self.target)?;
-                epoll::add(&epoll, &opened.stream, epoll::EventData::new_u64(tries), connection::INTEREST)?;
+                epoll::add(&epoll, opened.stream(), epoll::EventData::new_u64(tries), connection::INTEREST)?;
                 waiting.push_back(outcome.is_ok().then_some(opened));
                 tries += 1;
             }
@@ -73,21 +73,16 @@ impl Search {
                 gone += 1;
             }
             let wait = next.saturating_duration_since(Instant::now());
-            let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
-            events.clear();
-            match epoll::wait(&epoll, spare_capacity(&mut events), Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            poll::wait(&epoll, &mut events, Some(wait))?;
             for event in &events {
                 let Some(slot) = event.data.u64().checked_sub(gone).and_then(|place| waiting.get_mut(place as usize))
                 else {
                     continue;
                 };
                 let Some(open) = slot.as_mut() else { continue };
-                match open.advance(&request, true) {
+                match open.advance(&mut exchange) {
                     Step::Wait => {}
-                    Step::Done if self.is_right(&open.held) => {
+                    Step::Done if self.is_right(open.server(&exchange)) => {
                         let since = open.begun.elapsed();
                         let at = monotonic();
                         let dialled = at.saturating_sub(since.as_nanos());
@@ -100,12 +95,8 @@ impl Search {
         Ok(format!("{{\"at\": 0, \"dialled\": 0, \"tries\": {tries}}}"))
     }
 
-    fn is_right(&self, reply: &[u8]) -> bool {
-        match (&self.server, http::server_name(reply)) {
-            (None, Ok(Some(_))) => true,
-            (Some(wanted), Ok(Some(name))) => name == wanted,
-            _ => false,
-        }
+    fn is_right(&self, server: &[u8]) -> bool {
+        self.server.as_ref().is_none_or(|wanted| wanted == server)
     }
 }
 

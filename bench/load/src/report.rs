@@ -1,6 +1,6 @@
 //! What a run found, and its JSON form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 /// Result of one client command. Counts cover the measured window; errors cover the whole run.
@@ -15,13 +15,13 @@ pub struct Outcome {
     /// Errors by kind; any error makes a run worthless, except in the kill test, which counts them.
     pub errors: BTreeMap<String, u64>,
     /// Replies by the name of the server that gave them.
-    pub servers: Vec<(Vec<u8>, u64)>,
+    pub servers: HashMap<Vec<u8>, u64>,
     /// Latencies of verified requests.
     pub latency: Histogram,
     /// Verified replies and errors in each second since the start, for the kill test.
     pub timeline: Vec<(u64, u64)>,
-    /// How late the open loop was at worst.
-    pub lag: Duration,
+    /// How late the generator itself began requests that were due.
+    pub lag: Histogram,
 }
 
 impl Outcome {
@@ -32,11 +32,18 @@ impl Outcome {
         *self.errors.entry(kind.chars().map(safe).collect()).or_default() += 1;
     }
 
+    /// Count as many errors of a kind as there were.
+    pub fn errors(&mut self, kind: &str, count: u64) {
+        (0..count).for_each(|_| self.error(kind));
+    }
+
     /// Count one reply of `server`.
     pub fn served_by(&mut self, server: &[u8]) {
-        match self.servers.iter_mut().find(|(name, _)| name == server) {
-            Some((_, count)) => *count += 1,
-            None => self.servers.push((server.to_vec(), 1)),
+        match self.servers.get_mut(server) {
+            Some(count) => *count += 1,
+            None => {
+                self.servers.insert(server.to_vec(), 1);
+            }
         }
     }
 
@@ -51,15 +58,18 @@ impl Outcome {
         let timeline = join(self.timeline.iter().map(|(good, bad)| format!("[{good}, {bad}]")));
         format!(
             "{{\"seconds\": {:.6}, \"requests\": {}, \"bytes\": {}, \"errors\": {{{errors}}}, \"servers\": {{{servers}}}, \
-             \"p50\": {:.6}, \"p90\": {:.6}, \"p99\": {:.6}, \"max\": {:.6}, \"timeline\": [{timeline}], \"lag\": {:.6}}}",
+             \"p50\": {:.9}, \"p90\": {:.9}, \"p99\": {:.9}, \"p999\": {:.9}, \"max\": {:.9}, \
+             \"timeline\": [{timeline}], \"lag\": {:.9}, \"lag_p99\": {:.9}}}",
             self.window.as_secs_f64(),
             self.requests,
             self.bytes,
-            self.latency.quantile(0.50).as_secs_f64(),
-            self.latency.quantile(0.90).as_secs_f64(),
-            self.latency.quantile(0.99).as_secs_f64(),
-            self.latency.max.as_secs_f64(),
-            self.lag.as_secs_f64(),
+            self.latency.quantile(0.50),
+            self.latency.quantile(0.90),
+            self.latency.quantile(0.99),
+            self.latency.quantile(0.999),
+            self.latency.max(),
+            self.lag.max(),
+            self.lag.quantile(0.99),
         )
     }
 }
@@ -68,56 +78,31 @@ fn join(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(", ")
 }
 
-/// Sub-buckets of each power of two: quantiles are right to 1/32.
-const FINE: u64 = 32;
+/// Durations to three digits, in nanoseconds up to a minute.
+pub struct Histogram(hdrhistogram::Histogram<u32>);
 
-/// Latencies in buckets of logarithmic width, from 1 microsecond.
-#[derive(Default)]
-pub struct Histogram {
-    buckets: Vec<u64>,
-    count: u64,
-    max: Duration,
+impl Default for Histogram {
+    fn default() -> Self {
+        // the bounds are constants that the library takes
+        let made = hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3);
+        Self(made.unwrap_or_else(|error| unreachable!("{error}")))
+    }
 }
 
 impl Histogram {
-    /// Count one latency.
-    pub fn record(&mut self, latency: Duration) {
-        let bucket = Self::bucket(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
-        if self.buckets.len() <= bucket {
-            self.buckets.resize(bucket + 1, 0);
-        }
-        self.buckets[bucket] += 1;
-        self.count += 1;
-        self.max = self.max.max(latency);
+    /// Count one duration; what is longer than a minute counts as one.
+    pub fn record(&mut self, duration: Duration) {
+        self.0.saturating_record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// The lower bound of the bucket in which the given quantile (0 to 1) lies.
-    pub fn quantile(&self, quantile: f64) -> Duration {
-        let rank = (self.count as f64 * quantile).ceil() as u64;
-        let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= rank.max(1) {
-                return Duration::from_micros(Self::lower(bucket as u64));
-            }
-        }
-        Duration::ZERO
+    /// The duration that the given share (0 to 1) does not exceed, in seconds; 0 when nothing was counted.
+    pub fn quantile(&self, quantile: f64) -> f64 {
+        Duration::from_nanos(self.0.value_at_quantile(quantile)).as_secs_f64()
     }
 
-    fn bucket(micros: u64) -> usize {
-        if micros < FINE {
-            return micros as usize;
-        }
-        let shift = micros.ilog2() - FINE.ilog2();
-        (u64::from(shift) * FINE + (micros >> shift)) as usize
-    }
-
-    fn lower(bucket: u64) -> u64 {
-        if bucket < FINE {
-            return bucket;
-        }
-        let shift = bucket / FINE - 1;
-        (bucket - shift * FINE) << shift
+    /// The longest one.
+    pub fn max(&self) -> f64 {
+        self.quantile(1.0)
     }
 }
 
@@ -125,15 +110,17 @@ impl Histogram {
 mod tests {
     use super::*;
 
+    /// Percentiles a few microseconds apart are what the added latency is judged by.
     #[test]
-    fn quantiles_are_right_to_a_thirtysecond() {
+    fn quantiles_are_right_to_a_thousandth() {
         let mut histogram = Histogram::default();
         for micros in 1..=100_000 {
             histogram.record(Duration::from_micros(micros));
         }
-        for (quantile, exact) in [(0.5, 50_000.0), (0.99, 99_000.0), (1.0, 100_000.0)] {
-            let measured = histogram.quantile(quantile).as_micros() as f64;
-            assert!((measured / exact - 1.0).abs() <= 1.0 / 32.0, "{quantile}: {measured}");
+        for (quantile, exact) in [(0.5, 0.05), (0.99, 0.099), (0.999, 0.0999), (1.0, 0.1)] {
+            let measured = histogram.quantile(quantile);
+            assert!((measured / exact - 1.0).abs() <= 0.001, "{quantile}: {measured}");
         }
+        assert_eq!(Histogram::default().max(), 0.0);
     }
 }

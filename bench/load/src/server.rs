@@ -1,17 +1,25 @@
 //! The backend: one epoll thread answers small requests and datagrams; each bulk stream gets a thread of its own.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::answering::Answering;
+use crate::batch::Batch;
 use crate::bulk;
-use crate::datagram;
+use crate::drain;
 use crate::http::{self, Request};
+use crate::poll;
+
+/// Token of SIGTERM.
+const LEAVE: u64 = u64::MAX;
 
 /// A bulk client that stops reading or writing for this long has died.
 const STALL: Duration = Duration::from_secs(10);
@@ -20,10 +28,21 @@ struct Connection {
     stream: TcpStream,
     server: usize,
     held: Vec<u8>,
+    unsent: Option<Unsent>,
+}
+
+/// What did not fit the socket's buffer.
+struct Unsent {
+    reply: Rc<[u8]>,
+    from: usize,
+    close: bool,
 }
 
 enum Fate {
-    Stay,
+    /// There is nothing to do before the socket can be read.
+    Read,
+    /// There is nothing to do before it can be written.
+    Write,
     Close,
     /// The request asks for a bulk stream; bytes behind the request are in `held`.
     Stream(Request),
@@ -33,22 +52,11 @@ struct Server {
     epoll: OwnedFd,
     listeners: Vec<TcpListener>,
     sockets: Vec<Answering>,
-    /// Replies by listener, without and with `Connection: close`.
-    replies: Vec<[Vec<u8>; 2]>,
+    batch: Batch,
+    replies: Replies,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
 }
-
-/// A socket for datagrams and what it answers.
-struct Answering {
-    socket: UdpSocket,
-    reply: [u8; datagram::SIZE],
-}
-
-/// Bytes of datagrams that may wait: the clients' windows are smaller, so nothing is lost here.
-const UDP_BUFFER: usize = 4 << 20;
-/// Datagrams answered in a row before others have their turn.
-const UDP_TURN: usize = 64;
 
 /// Listen with room for bursts of new connections; std's backlog is too small for that.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -56,27 +64,25 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
+    // accepted sockets inherit it
+    sockopt::set_tcp_nodelay(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, 4096)?;
     Ok(TcpListener::from(socket))
 }
 
-/// Open a socket for datagrams. Without the right to a large buffer it has what the machine allows.
-fn open_udp(address: SocketAddr) -> io::Result<Answering> {
-    let socket = UdpSocket::bind(address)?;
-    socket.set_nonblocking(true)?;
-    sockopt::set_socket_recv_buffer_size_force(&socket, UDP_BUFFER)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, UDP_BUFFER))?;
-    Ok(Answering { socket, reply: datagram::template(address) })
-}
-
-/// Serve TCP and UDP until killed; no UDP on a wildcard address, which could not name the address that was asked. A line on standard output tells when all addresses accept.
-pub fn serve(addresses: &[SocketAddr]) -> io::Result<()> {
+/// Serve TCP and UDP until killed; no UDP on a wildcard address, which could not name the address that was asked. A line
+/// on standard output tells when all addresses accept.
+///
+/// With `drain` SIGTERM makes it stop accepting, answer each connection that it has once more, and end after the last one;
+/// bulk streams end then as well.
+pub fn serve(addresses: &[SocketAddr], drain: bool) -> io::Result<()> {
     let mut server = Server {
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         listeners: Vec::new(),
         sockets: Vec::new(),
-        replies: Vec::new(),
+        batch: Batch::new(),
+        replies: Replies { addresses: addresses.to_vec(), made: HashMap::new(), last: false },
         connections: Vec::new(),
         free: Vec::new(),
     };
@@ -84,33 +90,40 @@ pub fn serve(addresses: &[SocketAddr]) -> io::Result<()> {
         let listener = listen(*address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
         let token = server.listeners.len() as u64;
         epoll::add(&server.epoll, &listener, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
-        server.replies.push([http::reply(*address, false), http::reply(*address, true)]);
         server.listeners.push(listener);
     }
     for address in addresses.iter().filter(|address| !address.ip().is_unspecified()) {
         let answering =
-            open_udp(*address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+            Answering::open(*address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
         let token = (server.listeners.len() + server.sockets.len()) as u64;
-        epoll::add(&server.epoll, &answering.socket, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        epoll::add(&server.epoll, answering.socket(), epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         server.sockets.push(answering);
+    }
+    let sigterm = if drain { Some(drain::on_sigterm()?) } else { None };
+    if let Some(sigterm) = &sigterm {
+        epoll::add(&server.epoll, sigterm, epoll::EventData::new_u64(LEAVE), epoll::EventFlags::IN)?;
     }
     writeln!(io::stdout(), "ready")?;
     let mut events = Vec::with_capacity(256);
     loop {
-        events.clear();
-        match epoll::wait(&server.epoll, spare_capacity(&mut events), None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll::wait(&server.epoll, &mut events, None)?;
         for event in &events {
             let token = event.data.u64() as usize;
+            if event.data.u64() == LEAVE {
+                sigterm.as_ref().map(SignalFd::read_signal).transpose()?;
+                server.leave()?;
+                continue;
+            }
             match token.checked_sub(server.listeners.len()) {
                 None => server.accept(token)?,
                 Some(index) => match index.checked_sub(server.sockets.len()) {
-                    None => server.sockets[index].answer(),
-                    Some(index) => server.ready(index),
+                    None => server.sockets[index].answer(&mut server.batch),
+                    Some(index) => server.ready(index)?,
                 },
             }
+        }
+        if server.replies.last && server.connections.iter().all(Option::is_none) {
+            return Ok(());
         }
     }
 }
@@ -125,81 +138,136 @@ impl Server {
                 Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            stream.set_nodelay(true)?;
             let index = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1
             });
             let token = epoll::EventData::new_u64((self.listeners.len() + self.sockets.len() + index) as u64);
             epoll::add(&self.epoll, &stream, token, epoll::EventFlags::IN)?;
-            self.connections[index] = Some(Connection { stream, server: listener, held: Vec::new() });
+            self.connections[index] = Some(Connection { stream, server: listener, held: Vec::new(), unsent: None });
         }
     }
 
-    fn ready(&mut self, index: usize) {
-        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else { return };
-        let fate = connection.answer(&self.replies);
-        if matches!(fate, Fate::Stay) {
-            return;
+    /// Take those who have connected, refuse all others, and close each connection behind its next reply.
+    fn leave(&mut self) -> io::Result<()> {
+        for index in 0..self.listeners.len() {
+            self.accept(index)?;
+            epoll::delete(&self.epoll, &self.listeners[index])?;
+            rustix::net::shutdown(&self.listeners[index], rustix::net::Shutdown::Both)?;
         }
+        self.replies.last = true;
+        Ok(())
+    }
+
+    fn ready(&mut self, index: usize) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
+        let wrote = connection.unsent.is_some();
+        let fate = connection.advance(&mut self.replies);
+        match fate {
+            Fate::Read | Fate::Write => {
+                let writes = matches!(fate, Fate::Write);
+                if writes != wrote {
+                    let interest = if writes { epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+                    let token = (self.listeners.len() + self.sockets.len() + index) as u64;
+                    epoll::modify(&self.epoll, &connection.stream, epoll::EventData::new_u64(token), interest)?;
+                }
+            }
+            Fate::Close => self.forget(index),
+            Fate::Stream(request) => {
+                if let Some(connection) = self.connections[index].take()
+                    && epoll::delete(&self.epoll, &connection.stream).is_ok()
+                {
+                    let bulk = Bulk { stream: connection.stream, held: connection.held };
+                    std::thread::spawn(move || bulk.run(request));
+                }
+                self.forget(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.connections[index] = None;
         self.free.push(index);
-        let Some(connection) = self.connections[index].take() else { return };
-        if let Fate::Stream(request) = fate
-            && epoll::delete(&self.epoll, &connection.stream).is_ok()
-        {
-            std::thread::spawn(move || connection.stream_bulk(request));
-        }
     }
 }
 
-impl Answering {
-    /// Answer what waits. Errors are those of clients that have gone.
-    fn answer(&mut self) {
-        let mut bytes = [0; datagram::SIZE + 1];
-        for _ in 0..UDP_TURN {
-            let (length, client) = match self.socket.recv_from(&mut bytes) {
-                Ok(found) => found,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => continue,
-            };
-            if datagram::answer(&bytes[..length], &mut self.reply) {
-                let _sent = self.socket.send_to(&self.reply, client);
-            }
-        }
+/// Replies, each made when it is first asked for.
+struct Replies {
+    addresses: Vec<SocketAddr>,
+    /// By listener, size, and whether the server closes.
+    made: HashMap<(usize, usize, bool), Rc<[u8]>>,
+    /// The server closes behind any reply, without announcing it.
+    last: bool,
+}
+
+impl Replies {
+    fn get(&mut self, server: usize, size: usize, close: bool) -> Rc<[u8]> {
+        let address = self.addresses[server];
+        let made = self.made.entry((server, size, close)).or_insert_with(|| http::reply(address, size, close).into());
+        Rc::clone(made)
     }
 }
 
 impl Connection {
-    /// Read once and answer every whole request. A client that breaks the rules is cut; it will count that.
-    fn answer(&mut self, replies: &[[Vec<u8>; 2]]) -> Fate {
-        let mut chunk = [0_u8; 4096];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => return Fate::Close,
-            Ok(length) => self.held.extend_from_slice(&chunk[..length]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Stay,
-            Err(_) => return Fate::Close,
+    /// Write what is left over, or read once, and answer every whole request. A client that breaks the rules is cut; it
+    /// will count that.
+    fn advance(&mut self, replies: &mut Replies) -> Fate {
+        if self.unsent.is_some() {
+            if let Some(fate) = self.flush() {
+                return fate;
+            }
+        } else {
+            let mut chunk = [0_u8; 1024];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Fate::Close,
+                Ok(length) => self.held.extend_from_slice(&chunk[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Read,
+                Err(_) => return Fate::Close,
+            }
         }
         loop {
             let (request, length) = match http::decode(&self.held) {
                 Ok(Some(found)) => found,
-                Ok(None) => return Fate::Stay,
+                Ok(None) => return Fate::Read,
                 Err(()) => return Fate::Close,
             };
             self.held.drain(..length);
-            let close = match request {
-                Request::Keep => false,
-                Request::Close => true,
-                Request::Down(_) | Request::Up => return Fate::Stream(request),
-            };
-            // 100 bytes always fit the send buffer of a client that waits for each reply
-            if self.stream.write_all(&replies[self.server][usize::from(close)]).is_err() || close {
-                return Fate::Close;
+            let Request::Reply { size, close } = request else { return Fate::Stream(request) };
+            let reply = replies.get(self.server, size, close);
+            self.unsent = Some(Unsent { reply, from: 0, close: close || replies.last });
+            if let Some(fate) = self.flush() {
+                return fate;
             }
         }
     }
 
+    /// Write the rest of a reply. `None`: it has left, and the connection goes on.
+    fn flush(&mut self) -> Option<Fate> {
+        let unsent = self.unsent.as_mut()?;
+        while unsent.from < unsent.reply.len() {
+            match self.stream.write(&unsent.reply[unsent.from..]) {
+                Ok(length) => unsent.from += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(Fate::Write),
+                Err(_) => return Some(Fate::Close),
+            }
+        }
+        let close = unsent.close;
+        self.unsent = None;
+        close.then_some(Fate::Close)
+    }
+}
+
+/// A bulk stream, in a thread of its own.
+struct Bulk {
+    stream: TcpStream,
+    /// What came behind the request.
+    held: Vec<u8>,
+}
+
+impl Bulk {
     /// Run one bulk stream. Its errors are the client's to see and count.
-    fn stream_bulk(mut self, request: Request) {
+    fn run(mut self, request: Request) {
         let ready = self.stream.set_nonblocking(false).is_ok()
             && self.stream.set_read_timeout(Some(STALL)).is_ok()
             && self.stream.set_write_timeout(Some(STALL)).is_ok();
@@ -211,7 +279,7 @@ impl Connection {
                 let _sent = bulk::send(&mut self.stream, Duration::from_millis(milliseconds));
             }
             _ => {
-                let verdict = bulk::receive(&mut self.stream, &self.held, |_| {});
+                let verdict = bulk::receive(&mut self.stream, &self.held, bulk::End::Marked, |_| {});
                 let _told = bulk::write_verdict(&mut self.stream, &verdict);
             }
         }

@@ -1,16 +1,17 @@
 //! Requests over UDP: one epoll thread, a new socket for each request (`udp-new`) or kept ones (`udp-flow`).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 
 use crate::args::Args;
 use crate::datagram;
+use crate::poll;
 use crate::report::Outcome;
+use crate::targets::Targets;
 
 /// A request without a reply for this long is an error: nothing may be lost where no queue can be full.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -22,7 +23,7 @@ const MAX_WINDOW: usize = 256;
 pub struct Load {
     /// A socket for one request only.
     fresh: bool,
-    targets: Vec<SocketAddr>,
+    targets: Targets,
     sources: Vec<IpAddr>,
     sockets: usize,
     window: usize,
@@ -36,7 +37,7 @@ impl Load {
         let fresh = command == "udp-new";
         let load = Self {
             fresh,
-            targets: args.addresses("target")?,
+            targets: Targets::from_args(args, None)?,
             sources: if fresh { args.hosts("sources")? } else { Vec::new() },
             sockets: if fresh { args.value("clients", 32)? } else { args.value("flows", 1)? },
             window: if fresh { 1 } else { args.value("window", 32)? },
@@ -63,6 +64,7 @@ struct Flow {
 
 struct Client<'a> {
     load: &'a Load,
+    targets: Targets,
     epoll: OwnedFd,
     flows: Vec<Flow>,
     opened: usize,
@@ -76,6 +78,7 @@ struct Client<'a> {
 pub fn run(load: &Load) -> io::Result<Outcome> {
     let mut client = Client {
         load,
+        targets: load.targets.clone(),
         epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         flows: Vec::new(),
         opened: 0,
@@ -109,13 +112,7 @@ impl Client<'_> {
                 self.expire(now)?;
                 next_tick = now + TICK;
             }
-            let wait = next_tick.min(end).saturating_duration_since(now);
-            let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
-            events.clear();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            poll::wait(&self.epoll, &mut events, Some(next_tick.min(end).saturating_duration_since(now)))?;
             for event in &events {
                 self.ready(event.data.u64() as usize)?;
             }
@@ -124,7 +121,7 @@ impl Client<'_> {
 
     /// A connected socket: it takes nothing but what comes from the address that was dialled.
     fn open(&mut self, index: usize) -> io::Result<UdpSocket> {
-        let target = self.load.targets[self.opened % self.load.targets.len()];
+        let target = self.targets.next();
         let source = match self.load.sources.len() {
             0 if target.is_ipv4() => Ipv4Addr::UNSPECIFIED.into(),
             0 => Ipv6Addr::UNSPECIFIED.into(),
@@ -211,7 +208,8 @@ impl Client<'_> {
     }
 }
 
-fn kind_of(error: &io::Error) -> &'static str {
+/// The name of an error of a datagram socket.
+pub fn kind_of(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused",
         io::ErrorKind::WouldBlock => "send-buffer-full",
