@@ -4,8 +4,8 @@
 //! [`rng::Rng`] are arguments. Equal inputs give equal answers on every node and in every version.
 //!
 //! - [`hash`]: fixed hashes of addresses, names and flows
-//! - [`maglev`]: lookup tables with minimal disruption, shared by equal pools
-//! - `select`: the schedulers (maglev, random, round-robin, least-conn, p2c, source-hash, sed, nq)
+//! - [`maglev`]: lookup tables with minimal disruption, shared by equal pools; `filling`: how they are made
+//! - `select`: the schedulers (maglev, random, round-robin, least-conn, p2c, source-hash, sed, nq); `lots`: drawing by weight
 //! - `explain`: why a backend has its place in a flow's order
 //! - [`pool`]: backends of one service port, their state across generations, picking and explaining
 //! - `spec`, `state`: what a pool is made of, and what outlives its generations
@@ -19,8 +19,10 @@
 pub mod affinity;
 mod budget;
 mod explain;
+mod filling;
 pub mod hash;
 pub mod histogram;
+mod lots;
 pub mod maglev;
 mod pins;
 pub mod pool;

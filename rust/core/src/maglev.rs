@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use crate::filling::fill;
 use crate::hash::{fastrange, mix};
 
 /// The most backends that a table, and so a pool, can have.
@@ -33,44 +34,70 @@ pub struct Table {
 /// As narrow as the number of members allows: tables are what a node with many pools spends its memory on.
 #[derive(Debug)]
 enum Entries {
+    /// Up to 16 members. Two slots in a byte, the even one in the low half; a size is odd, so the last half is of no slot.
+    Halves(Box<[u8]>),
     Narrow(Box<[u8]>),
     Wide(Box<[u16]>),
+}
+
+impl Entries {
+    fn new(slots: Vec<u16>, members: usize) -> Self {
+        match members {
+            0..=16 => {
+                let pairs = slots.chunks_exact(2);
+                let mut bytes = Vec::with_capacity(slots.len().div_ceil(2));
+                let last = pairs.remainder();
+                bytes.extend(pairs.map(|pair| pair[0] as u8 | (pair[1] as u8) << 4));
+                bytes.extend(last.iter().map(|&index| index as u8));
+                Self::Halves(bytes.into())
+            }
+            17..=256 => Self::Narrow(slots.iter().map(|&index| index as u8).collect()),
+            _ => Self::Wide(slots.into()),
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        match self {
+            Self::Halves(bytes) => 2 * bytes.len() - 1,
+            Self::Narrow(bytes) => bytes.len(),
+            Self::Wide(words) => words.len(),
+        }
+    }
+
+    #[inline]
+    fn at(&self, slot: usize) -> usize {
+        match self {
+            Self::Halves(bytes) => (bytes[slot / 2] >> (slot % 2 * 4) & 0xf).into(),
+            Self::Narrow(bytes) => bytes[slot].into(),
+            Self::Wide(words) => words[slot].into(),
+        }
+    }
 }
 
 impl Table {
     /// Builds the table of `members`, which are sorted by hash and 1 to [`MAX_BACKENDS`] in number.
     #[must_use]
     pub fn build(members: &[Member]) -> Self {
-        let size = size_for(members);
-        let slots = fill(members, size);
-        let entries = if members.len() <= 256 {
-            Entries::Narrow(slots.iter().map(|&index| index as u8).collect())
-        } else {
-            Entries::Wide(slots.into())
-        };
-        Self { entries }
+        Self { entries: Entries::new(fill(members, size_for(members)), members.len()) }
     }
 
     /// The member that `key`, a well-mixed hash, belongs to.
     #[inline]
     #[must_use]
     pub fn get(&self, key: u64) -> usize {
-        match &self.entries {
-            Entries::Narrow(entries) => entries[fastrange(key, entries.len())].into(),
-            Entries::Wide(entries) => entries[fastrange(key, entries.len())].into(),
-        }
+        self.entries.at(self.slot(key))
     }
 
     /// The number of slots.
+    #[inline]
     #[must_use]
     pub fn size(&self) -> usize {
-        match &self.entries {
-            Entries::Narrow(entries) => entries.len(),
-            Entries::Wide(entries) => entries.len(),
-        }
+        self.entries.len()
     }
 
     /// The slot that `key` falls into.
+    #[inline]
     #[must_use]
     pub fn slot(&self, key: u64) -> usize {
         fastrange(key, self.size())
@@ -78,11 +105,7 @@ impl Table {
 
     /// The member in every slot.
     pub fn slots(&self) -> impl Iterator<Item = usize> {
-        let (narrow, wide): (&[u8], &[u16]) = match &self.entries {
-            Entries::Narrow(entries) => (entries, &[]),
-            Entries::Wide(entries) => (&[], entries),
-        };
-        narrow.iter().map(|&index| index.into()).chain(wide.iter().map(|&index| index.into()))
+        (0..self.size()).map(|slot| self.entries.at(slot))
     }
 }
 
@@ -91,143 +114,6 @@ fn size_for(members: &[Member]) -> usize {
     let lightest = members.iter().map(|m| u64::from(m.weight)).min().unwrap_or(1);
     let wanted = (members.len() * SLOTS).max((LIGHTEST_SLOTS * total / lightest) as usize);
     SIZES[SIZES.partition_point(|&size| size < wanted).min(SIZES.len() - 1)]
-}
-
-/// How many of `size` slots each member gets: in proportion to its weight, but one at least.
-///
-/// The one is taken out first and the rest shared by what each deserves beyond it, rounded along the running sum so that
-/// the total is exact.
-fn quotas(members: &[Member], size: usize) -> Vec<u32> {
-    let total: f64 = members.iter().map(|m| f64::from(m.weight)).sum();
-    let beyond_one = |m: &Member| (size as f64 * f64::from(m.weight) / total - 1.0).max(0.0);
-    let all_beyond: f64 = members.iter().map(beyond_one).sum();
-    let rest = (size - members.len()) as f64;
-    let (mut running, mut given) = (0.0, 0);
-    members
-        .iter()
-        .map(|member| {
-            running += beyond_one(member);
-            let upto = (rest * (running / all_beyond)) as u32; // at the last one the quotient is exactly 1
-            let quota = 1 + upto - given;
-            given = upto;
-            quota
-        })
-        .collect()
-}
-
-/// A member's walk through the slots in its own order of preference: a permutation, since the size is prime.
-struct Walk {
-    position: u32,
-    step: u32,
-    /// The step less one turn around the table.
-    step_back: u32,
-    /// Slots that it still gets.
-    quota: u32,
-    /// Turns due, in 1/2^16, and what each round adds.
-    due: u32,
-    per_round: u32,
-}
-
-impl Walk {
-    fn new(member: &Member, quota: u32, rounds: u32, size: usize) -> Self {
-        let step = 1 + fastrange(mix(member.hash, 2), size - 1) as u32;
-        Self {
-            position: fastrange(mix(member.hash, 1), size) as u32,
-            step,
-            step_back: size as u32 - step,
-            quota,
-            due: 0,
-            per_round: (u64::from(quota) << 16).div_ceil(u64::from(rounds)) as u32,
-        }
-    }
-
-    /// How many steps from its position `slot` is.
-    fn distance(&self, slot: u32, inverse: u64, size: u32) -> u64 {
-        u64::from(slot + size - self.position) * inverse % u64::from(size)
-    }
-}
-
-/// The slots that no member has yet.
-struct FreeSlots {
-    /// By slot, not 0: some member has it.
-    taken: Vec<u8>,
-    size: u32,
-    left: u32,
-    /// When only so many are left, walking to one takes longer than asking which of them comes first.
-    few: u32,
-    /// The last few.
-    last: Vec<u32>,
-}
-
-impl FreeSlots {
-    fn new(size: usize) -> Self {
-        let few = (size / 4).isqrt(); // about where both ways cost the same
-        Self { taken: vec![0; size], size: size as u32, left: size as u32, few: few as u32, last: Vec::new() }
-    }
-
-    /// Takes the free slot that comes first in the order of `walk`.
-    #[inline]
-    fn take(&mut self, walk: &mut Walk) -> usize {
-        if self.left <= self.few {
-            return self.take_of_last(walk);
-        }
-        self.left -= 1;
-        let mut position = walk.position;
-        loop {
-            let taken = &mut self.taken[position as usize];
-            let slot = position;
-            position = if slot < walk.step_back { slot + walk.step } else { slot - walk.step_back };
-            if *taken == 0 {
-                *taken = 1;
-                walk.position = position;
-                return slot as usize;
-            }
-        }
-    }
-
-    fn take_of_last(&mut self, walk: &Walk) -> usize {
-        if self.last.is_empty() {
-            let free = |slot: &u32| self.taken[*slot as usize] == 0;
-            self.last = (0..self.size).filter(free).collect();
-        }
-        let inverse = inverse(walk.step, self.size);
-        let distance = |&index: &usize| walk.distance(self.last[index], inverse, self.size);
-        let nearest = (0..self.last.len()).min_by_key(distance).unwrap_or(0);
-        self.last.swap_remove(nearest) as usize
-    }
-}
-
-/// What multiplied by `step` is 1 modulo the prime `size`, by the extended Euclidean algorithm.
-fn inverse(step: u32, size: u32) -> u64 {
-    let (mut rest, mut next_rest) = (size as i32, step as i32);
-    let (mut factor, mut next_factor) = (0, 1);
-    while next_rest != 0 {
-        let quotient = rest / next_rest;
-        (rest, next_rest) = (next_rest, rest - quotient * next_rest);
-        (factor, next_factor) = (next_factor, factor - quotient * next_factor);
-    }
-    factor.rem_euclid(size as i32) as u64
-}
-
-/// Members take turns, in rounds, at taking the slot they prefer most among those left, until each has its quota.
-fn fill(members: &[Member], size: usize) -> Vec<u16> {
-    let rounds = (size / members.len()) as u32;
-    let quotas = quotas(members, size);
-    let mut walks: Vec<Walk> =
-        members.iter().zip(quotas).map(|(member, quota)| Walk::new(member, quota, rounds, size)).collect();
-    let mut free = FreeSlots::new(size);
-    let mut slots = vec![0; size];
-    for _ in 0..rounds {
-        for (index, walk) in walks.iter_mut().enumerate() {
-            walk.due += walk.per_round;
-            while walk.due >= 1 << 16 && walk.quota > 0 {
-                walk.due -= 1 << 16;
-                walk.quota -= 1;
-                slots[free.take(walk)] = index as u16;
-            }
-        }
-    }
-    slots
 }
 
 type Fingerprint = (usize, u64, u64);

@@ -163,11 +163,10 @@ impl Pool {
     /// With maglev the whole order follows from `key`; it needs no state, so that every node agrees.
     #[inline]
     pub fn pick(&self, key: u64, tried: &[SocketAddr], rng: &mut Rng) -> Option<&Backend> {
-        let turn = match self.balance {
+        let turn = || {
             // A retry takes no turn: else each flow that meets a dead backend would lead the next one to it again.
-            Balance::RoundRobin if tried.is_empty() => self.state.turn.fetch_add(1, Relaxed) as usize,
-            Balance::RoundRobin => self.state.turn.load(Relaxed) as usize,
-            _ => 0,
+            let turn = &self.state.turn;
+            if tried.is_empty() { turn.fetch_add(1, Relaxed) as usize } else { turn.load(Relaxed) as usize }
         };
         self.choose(key, tried, rng, turn).map(|index| &self.backends[index])
     }
@@ -187,7 +186,7 @@ impl Pool {
         let turn = (self.state.turn.load(Relaxed) as usize).wrapping_sub(pinned.is_some().into());
         while tried.len() < self.retry.tries.into() {
             let pin = pinned.take();
-            let chosen = || self.choose(key, &tried, &mut rng, turn.wrapping_add(tried.len()));
+            let chosen = || self.choose(key, &tried, &mut rng, || turn.wrapping_add(tried.len()));
             let Some(index) = pin.map(|(index, _)| index).or_else(chosen) else {
                 break;
             };

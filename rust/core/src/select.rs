@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::hash::{address_hash, fastrange, mix};
+use crate::hash::{address_hash, mix};
+use crate::lots::{Lots, equal_weights};
 use crate::maglev::{Member, Table, TableCache};
 use crate::pool::{Backend, Balance, Pool};
 use crate::rng::Rng;
@@ -25,6 +26,8 @@ pub(crate) enum Scheduler {
     Hashed(Option<Arc<Table>>),
     Random(Option<Lots>),
     RoundRobin(Option<Box<[u16]>>),
+    /// Of equal weights: the fewest flows are the least load, and an idle backend is the first of them.
+    Fewest,
     LeastLoaded,
     NeverQueue,
     P2c(Option<Lots>),
@@ -40,6 +43,7 @@ impl Scheduler {
             })),
             Balance::Random => Self::Random(Lots::build(front)),
             Balance::RoundRobin => Self::RoundRobin(round(front)),
+            Balance::LeastConn | Balance::Sed | Balance::Nq if equal_weights(front) => Self::Fewest,
             Balance::LeastConn | Balance::Sed => Self::LeastLoaded,
             Balance::Nq => Self::NeverQueue,
             Balance::P2c => Self::P2c(Lots::build(front)),
@@ -58,9 +62,15 @@ fn untried(backend: &Backend, tried: &[SocketAddr]) -> bool {
 }
 
 impl Pool {
-    /// Index of the backend for a flow with `key`; `turn` is its turn with round-robin.
+    /// Index of the backend for a flow with `key`; `turn` tells its turn with round-robin.
     #[inline]
-    pub(crate) fn choose(&self, key: u64, tried: &[SocketAddr], rng: &mut Rng, turn: usize) -> Option<usize> {
+    pub(crate) fn choose(
+        &self,
+        key: u64,
+        tried: &[SocketAddr],
+        rng: &mut Rng,
+        turn: impl FnOnce() -> usize,
+    ) -> Option<usize> {
         if let Scheduler::Hashed(Some(table)) = &self.scheduler {
             return self.by_hash(table, key, tried);
         }
@@ -72,8 +82,9 @@ impl Pool {
         let chosen = match &self.scheduler {
             Scheduler::Hashed(_) => Some(0), // one backend
             Scheduler::Random(lots) => draw(front, lots.as_ref(), tried, rng),
-            Scheduler::RoundRobin(round) => in_turn(front, round.as_deref(), tried, turn),
-            Scheduler::LeastLoaded => least(front, tried, rng, less_loaded),
+            Scheduler::RoundRobin(round) => in_turn(front, round.as_deref(), tried, turn()),
+            Scheduler::Fewest if tried.is_empty() => Some(fewest(front, rng)),
+            Scheduler::Fewest | Scheduler::LeastLoaded => least(front, tried, rng, less_loaded),
             Scheduler::NeverQueue => least(front, tried, rng, idle_or_less_loaded),
             Scheduler::P2c(lots) => less_loaded_of_two(front, lots.as_ref(), tried, rng),
         };
@@ -177,6 +188,18 @@ fn idle_or_less_loaded(a: (u32, u16), b: (u32, u16)) -> bool {
     }
 }
 
+/// The one with the fewest flows; as [`least`] among equal weights with nothing tried, but with no branch to foretell: the
+/// load and the place in the scan are compared as one number. Places before the start wrap around to large ones.
+#[inline]
+fn fewest(backends: &[Backend], rng: &mut Rng) -> usize {
+    let start = rng.below(backends.len() as u32);
+    let rank = |(index, backend): (u32, &Backend)| {
+        u64::from(backend.active.load(Relaxed)) << 32 | u64::from(index.wrapping_sub(start))
+    };
+    let least = (0..).zip(backends).map(rank).fold(u64::MAX, u64::min);
+    (least as u32).wrapping_add(start) as usize
+}
+
 /// The one with the least load as `less` compares; the scan starts anywhere, so that equals take turns.
 #[inline]
 fn least(
@@ -217,52 +240,6 @@ fn less_loaded_of_two(backends: &[Backend], lots: Option<&Lots>, tried: &[Socket
     };
     let second = second.unwrap_or(first);
     Some(if less_loaded(load(&backends[second]), load(&backends[first])) { second } else { first })
-}
-
-fn equal_weights(backends: &[Backend]) -> bool {
-    backends.windows(2).all(|pair| pair[0].weight == pair[1].weight)
-}
-
-/// Lots that draw an index by weight in constant time (Walker's alias method).
-#[derive(Debug)]
-pub(crate) struct Lots(Box<[Lot]>);
-
-/// Below `threshold` (of 2^32) the lot's own index, else `alias`.
-#[derive(Clone, Copy, Debug)]
-struct Lot {
-    threshold: u32,
-    alias: u16,
-}
-
-impl Lots {
-    fn build(backends: &[Backend]) -> Option<Self> {
-        if equal_weights(backends) {
-            return None;
-        }
-        let count = backends.len() as u64;
-        let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
-        let mut share: Vec<u64> = backends.iter().map(|b| u64::from(b.weight) * count).collect();
-        let mut lots: Vec<Lot> = (0..count).map(|index| Lot { threshold: u32::MAX, alias: index as u16 }).collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..share.len()).partition(|&i| share[i] < total);
-        // Each small share is filled up to the average from a large one.
-        while let (Some(poor), Some(&rich)) = (small.pop(), large.last()) {
-            lots[poor] = Lot { threshold: ((share[poor] << 32) / total) as u32, alias: rich as u16 };
-            share[rich] -= total - share[poor];
-            if share[rich] < total {
-                large.pop();
-                small.push(rich);
-            }
-        }
-        Some(Self(lots.into()))
-    }
-
-    #[inline]
-    fn draw(&self, rng: &mut Rng) -> usize {
-        let random = rng.next_u64();
-        let index = fastrange(random & !u64::from(u32::MAX), self.0.len());
-        let lot = self.0[index];
-        if (random as u32) < lot.threshold { index } else { lot.alias.into() }
-    }
 }
 
 /// One round of turns with unequal weights, each backend's own spread evenly over the round.

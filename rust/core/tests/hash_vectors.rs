@@ -88,5 +88,6 @@ fn a_table_stays() {
     let digest = |table: &Table| table.slots().fold(0, |digest, index| mix(digest, index as u64));
     assert_eq!(digest(&equal), 0xa55c_f08e_6920_4aab);
     assert_eq!(digest(&Table::build(&members(&[1, 2, 3, 1000]))), 0xa724_d1df_9f38_73c9);
+    assert_eq!(digest(&Table::build(&members(&[3; 100]))), 0xc629_1741_4cd4_845d);
     assert_eq!(digest(&Table::build(&members(&[7; 1000]))), 0x3a89_8e25_5a57_13ce);
 }

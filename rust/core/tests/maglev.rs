@@ -123,7 +123,8 @@ fn extremes_are_built_and_complete() {
     let even = |count: u64| (0..count).map(|hash| Member { hash, weight: 1 }).collect::<Vec<_>>();
     let mut uneven = even(3000);
     uneven[17].weight = u16::MAX;
-    for members in [even(2), even(256), even(257), even(40_000), even(MAX_BACKENDS as u64), uneven] {
+    for members in [even(2), even(16), even(17), even(256), even(257), even(40_000), even(MAX_BACKENDS as u64), uneven]
+    {
         let table = Table::build(&members);
         let counts = slots_of(&table, members.len());
         assert_eq!(counts.iter().sum::<usize>(), table.size());

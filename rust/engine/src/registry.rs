@@ -59,28 +59,25 @@ impl Registry {
 
     /// Make the table that follows `current`, in which nothing has changed since `pools`, those of `batch`, were built.
     pub(crate) fn make(&mut self, current: &Table, pools: Vec<Pool>, batch: &Batch, now: Duration) -> Made {
-        let mut slots = current.slots().to_vec();
+        let mut slots = current.slots().clone();
         let (mut drain, mut with_affinity) = (None, Vec::new());
         let concerned = |pool: &Option<Arc<Pool>>| pool.as_ref().is_some_and(|pool| pool.has_affinity());
         for pool in pools {
             let slot = self.slot_for(&pool.name);
             self.slots[slot as usize].used = true;
-            if slots.len() <= slot as usize {
-                slots.resize(slot as usize + 1, None);
-            }
-            let previous = slots[slot as usize].take();
+            let place = slots.place(slot);
+            let previous = place.take();
             pool.start_drains(previous.as_deref(), now);
             let was = previous.iter().flat_map(|p| p.backends.iter().map(|b| &b.state));
             drain = earliest(drain, was.chain(&pool.leaving).filter_map(|state| state.drain_deadline()).min());
-            slots[slot as usize] = Some(Arc::new(pool));
-            let replaced = (previous, slots[slot as usize].clone());
+            let replaced = (previous, place.insert(Arc::new(pool)).clone().into());
             with_affinity.extend(Some(replaced).filter(|(old, new)| concerned(old) || concerned(new)));
         }
         for name in &batch.removes {
             let Some(slot) = self.slot(name) else {
                 continue;
             };
-            if let Some(pool) = slots.get_mut(slot as usize).and_then(Option::take) {
+            if let Some(pool) = slots.place(slot).take() {
                 drain = earliest(drain, remove(&pool, now));
                 with_affinity.extend(Some((Some(pool), None)).filter(|(old, _)| concerned(old)));
             }
