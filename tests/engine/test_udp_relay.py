@@ -8,11 +8,13 @@ import socket
 
 import pytest
 
-from support.rig import PATIENCE, record, wait_until
+from support.rig import PATIENCE, Address, record, wait_until
 from support.udprig import UdpBackend, ask, echo, named, silent, udp_rig, udp_socket
 
 #: SOL_UDP, UDP_SEGMENT: several datagrams in one call
 UDP_SEGMENT = 103
+#: SOL_SOCKET: datagrams leave without a checksum, and the kernel refuses trains of such
+SO_NO_CHECK = 11
 
 
 @pytest.mark.parametrize("size", [0, 1, 1400, 2000, 9000, 65_507])
@@ -70,6 +72,45 @@ def test_trains_pass_as_the_same_datagrams() -> None:
         sizes = [len(datagram) for datagram, _ in backend.received]
         assert sizes == ([1200] * 40 + [3]) * 5
         assert b"".join(datagram for datagram, _ in backend.received) == train * 5
+        assert r.engine.counters().datagrams_dropped == 0
+
+
+def test_datagrams_of_interleaved_clients_are_joined_with_none_of_another() -> None:
+    """Datagrams that are read together leave together: each backend must see each client's own, whole and in order."""
+    sizes = [1200, 1200, 700, 1200, 0, 64, 64, 64, 1300, 1200]
+    with UdpBackend(silent) as backend, udp_rig([backend.address]) as r, r.client() as one, r.client() as other:
+        sent: dict[bytes, list[bytes]] = {b"1": [], b"2": []}
+        for turn in range(20):
+            for number, size in enumerate(sizes):
+                for name, client in ((b"1", one), (b"2", other)):
+                    datagram = (name + b"%02d%02d" % (turn, number)).ljust(size, b".") if size else b""
+                    sent[name].append(datagram)
+                    client.send(datagram)
+        wait_until(lambda: len(backend.received) == 2 * 20 * len(sizes), "all datagrams")
+        by_source: dict[Address, list[bytes]] = {}
+        for datagram, source in backend.received:
+            by_source.setdefault(source, []).append(datagram)
+        assert {datagrams[0][:1]: datagrams for datagrams in by_source.values()} == sent
+        assert r.engine.counters().datagrams_dropped == 0
+
+
+def test_answers_pass_where_the_kernel_takes_no_trains() -> None:
+    """Some ways carry no trains (tunnels that encrypt, sockets without checksums): answers then leave one by one."""
+    with udp_socket() as backend, udp_rig([backend.getsockname()]) as r:
+        listener = udp_socket()
+        listener.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        address = listener.getsockname()
+        r.engine.add_listener(listener.detach(), "p")
+        with udp_socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            client.connect(address)
+            client.send(b"go")
+            _, proxy = backend.recvfrom(10)
+            backend.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1200)
+            for turn in range(20):
+                train = b"".join(bytes([turn, n]) * 600 for n in range(16)) + b"end"
+                backend.sendto(train, proxy)
+                assert b"".join(client.recv(2000) for _ in range(17)) == train
         assert r.engine.counters().datagrams_dropped == 0
 
 

@@ -5,6 +5,7 @@
 
 mod control;
 mod name;
+mod outgoing;
 mod receive;
 mod send;
 mod slots;
@@ -17,8 +18,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsock
 
 use crate::option::set_int;
 use crate::socket::{ConnectError, allow_any_source, bind_to_any, set_mark};
+pub use outgoing::Outgoing;
 pub use receive::ReceiveBatch;
-pub use send::{Outgoing, SendBatch, Sent, is_own_fault};
+pub use send::{SendBatch, Sent, is_own_fault};
 
 /// The largest datagram that IPv4 can carry, in bytes of payload.
 pub const LARGEST: usize = 65_507;
@@ -91,10 +93,9 @@ pub fn join_trains(fd: impl AsFd) {
     let _ = set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
 }
 
-/// A socket has much to receive: its datagrams may come joined, and more of them may wait.
+/// A socket has much to receive: more datagrams may wait.
 pub fn expect_many(fd: impl AsFd) {
     let fd = fd.as_fd();
-    join_trains(fd);
     if sockopt::set_socket_recv_buffer_size_force(fd, BUSY_BUFFER).is_err() {
         let _ = sockopt::set_socket_recv_buffer_size(fd, BUSY_BUFFER);
     }
@@ -113,6 +114,7 @@ pub fn open_upstream(backend: SocketAddr, from: Option<IpAddr>, mark: u32) -> Re
         SocketAddr::V4(_) => set_int(&fd, libc::SOL_IP, libc::IP_RECVERR, 1)?,
         SocketAddr::V6(_) => set_int(&fd, libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?,
     }
+    join_trains(&fd); // from the first one on: taken apart, a few would fill the socket's buffer
     if let Some(from) = from {
         bind_to_any(&fd, from)?;
     }

@@ -1,5 +1,7 @@
 //! Dialling and the last bytes of a stream, over loopback, where the peer has everything when a call returns.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;

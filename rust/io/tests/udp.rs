@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use spliceway_io::Errno;
@@ -31,7 +31,7 @@ fn receive(batch: &mut ReceiveBatch, fd: impl AsFd, wanted: usize) -> usize {
 }
 
 fn plain(bytes: &[u8]) -> Outgoing<'_> {
-    Outgoing { bytes, to: None, from: None, segment: 0 }
+    Outgoing { bytes, to: None, from: None, segment: 0, joins: true }
 }
 
 /// An empty datagram is a datagram, and the largest one must come whole (C-09).
@@ -73,7 +73,7 @@ fn a_socket_on_all_addresses_answers_from_the_one_dialled() {
         receive(&mut batch, &listener, 1);
         let (told, _) = batch.told(0);
         assert_eq!(told.map(|to| to.ip().to_canonical()), Some(dialled.ip()));
-        let reply = Outgoing { bytes: b"me", to: batch.peer(0), from: told, segment: 0 };
+        let reply = Outgoing { to: batch.peer(0), from: told, ..plain(b"me") };
         assert_eq!(SendBatch::new(1).send(&listener, [reply]), Ok(1));
         let mut answer = [0; 8];
         assert_eq!(client.recv(&mut answer).unwrap(), 2);
@@ -106,6 +106,64 @@ fn trains_keep_their_datagrams() {
     }
 }
 
+/// Equal datagrams of one batch leave as one train, and nothing that is not alike is ever joined with them.
+#[test]
+fn equal_datagrams_of_one_way_are_joined() {
+    let receivers = [bound("127.0.0.1:0"), bound("127.0.0.1:0")];
+    receivers.iter().for_each(udp::join_trains);
+    let sender = bound("127.0.0.1:0");
+    let bytes: Vec<u8> = (0..=255).collect();
+    let message = |(to, from, length): (usize, usize, usize)| Outgoing {
+        to: Some(receivers[to].local_addr().unwrap()),
+        ..plain(&bytes[from..from + length])
+    };
+    let shapes = [
+        [(0, 0, 100), (0, 1, 100), (0, 2, 40), (0, 3, 100)], // the shorter one ends a train
+        [(1, 4, 100), (1, 5, 100), (0, 6, 100), (0, 7, 0)],  // and so does another receiver's, or an empty one
+        [(0, 8, 0), (0, 9, 50), (0, 10, 60), (1, 11, 60)],   // a longer one as well
+    ];
+    let shapes: Vec<_> = shapes.into_iter().flatten().collect();
+    assert_eq!(SendBatch::new(16).send(&sender, shapes.iter().copied().map(message)), Ok(shapes.len()));
+    let wanted: [&[(usize, u16)]; 2] =
+        [&[(240, 100), (100, 0), (100, 0), (0, 0), (0, 0), (50, 0), (60, 0)], &[(200, 100), (60, 0)]];
+    for (number, wanted) in wanted.into_iter().enumerate() {
+        let mut batch = ReceiveBatch::new(16);
+        assert_eq!(receive(&mut batch, &receivers[number], wanted.len()), wanted.len());
+        let got: Vec<_> = (0..wanted.len()).map(|slot| (batch.bytes(slot).len(), batch.told(slot).1)).collect();
+        assert_eq!(got, wanted, "what receiver {number} got");
+        let whole: Vec<u8> = (0..wanted.len()).flat_map(|slot| batch.bytes(slot)).copied().collect();
+        let sent = shapes.iter().filter(|shape| shape.0 == number);
+        assert_eq!(whole, sent.flat_map(|&(_, from, length)| &bytes[from..from + length]).copied().collect::<Vec<_>>());
+    }
+}
+
+/// On a way that takes no trains every datagram must still leave, and the caller learns to send them one by one.
+#[test]
+fn where_trains_are_refused_datagrams_go_one_by_one() {
+    let receiver = bound("127.0.0.1:0");
+    let sender = udp::open_upstream(receiver.local_addr().unwrap(), None, 0).unwrap();
+    let on = 1_i32;
+    // SAFETY: the option's value is an `i32` that outlives the call, and its length is given with it.
+    let told = unsafe {
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_NO_CHECK); // without checksums there are no trains
+        libc::setsockopt(sender.as_raw_fd(), level, name, (&raw const on).cast(), size_of_val(&on) as libc::socklen_t)
+    };
+    assert_eq!(told, 0);
+    let bytes: Vec<u8> = (0..90).collect();
+    let train = Outgoing { segment: 20, ..plain(&bytes[..50]) };
+    let message = |index: usize| if index == 0 { train } else { plain(&bytes[30 + 20 * index..][..20]) };
+    let mut batch = SendBatch::new(4);
+    let once = Sent { done: 3, bytes: 90, ..Sent::default() };
+    assert_eq!(batch.send_all(&sender, 3, &message), Sent { refused: Some(0), ..once });
+    let apart = |index: usize| Outgoing { joins: false, ..message(index) };
+    assert_eq!(batch.send_all(&sender, 3, &apart), once, "what is sent apart is not refused");
+    let mut room = [0; 100];
+    for (from, length) in [(0, 20), (20, 20), (40, 10), (50, 20), (70, 20)].repeat(2) {
+        let size = receiver.recv(&mut room).unwrap();
+        assert_eq!(room[..size], bytes[from..from + length]);
+    }
+}
+
 /// What the kernel refuses as a train must go one by one, between what came before and after it.
 #[test]
 fn a_refused_train_goes_apart() {
@@ -116,7 +174,7 @@ fn a_refused_train_goes_apart() {
     let mut batch = SendBatch::new(3);
     assert!(matches!(batch.send(&sender, [train]), Err(Errno::INVAL | Errno::MSGSIZE)));
     let sent = batch.send_all(&sender, 4, &|index| if index == 2 { train } else { plain(b"single") });
-    assert_eq!(sent, Sent { done: 4, bytes: 200 + 18, dropped: 0, failed: None });
+    assert_eq!(sent, Sent { done: 4, bytes: 200 + 18, refused: Some(2), ..Sent::default() });
     let mut room = [0; 10];
     let mut got = Vec::new();
     for _ in 0..203 {
@@ -135,7 +193,7 @@ fn a_datagram_that_is_too_long_is_dropped_alone() {
     let sender = udp::open_upstream(receiver.local_addr().unwrap(), None, 0).unwrap();
     let long = vec![0; LARGEST + 1];
     let sent = SendBatch::new(4).send_all(&sender, 3, &|index| plain(if index == 1 { &long } else { b"x" }));
-    assert_eq!(sent, Sent { done: 3, bytes: 2, dropped: 1, failed: None });
+    assert_eq!(sent, Sent { done: 3, bytes: 2, dropped: 1, ..Sent::default() });
 }
 
 /// The refusal of a backend must reach us: it is what makes us try another one (C-09).

@@ -180,9 +180,10 @@ impl Worker {
         if fresh.attempt > 1 {
             session.counted.pool.replayed.fetch_add(1, Relaxed);
         }
-        let held = &fresh.held;
-        let message = |index| Outgoing { bytes: held.get(index), to: None, from: None, segment: 0 };
+        let (held, joins) = (&fresh.held, session.joins_in);
+        let message = |index| Outgoing { bytes: held.get(index), to: None, from: None, segment: 0, joins };
         let sent = self.udp.sender.send_all(&*socket, count, &message);
+        session.joins_in &= sent.refused.is_none();
         self.tools.shared.bounds.datagrams_dropped.fetch_add(sent.dropped, Relaxed);
         sent.failed.map_or(Attempt::Begun, |errno| Attempt::Failed(describe(errno)))
     }

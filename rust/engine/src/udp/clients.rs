@@ -106,8 +106,10 @@ impl Worker {
 
     /// Send on what one client sent, in order.
     fn serve_client(&mut self, key: Key, inbox: &ReceiveBatch, slots: &[usize], origin: Origin) {
-        let message =
-            |slot: usize| Outgoing { bytes: inbox.bytes(slot), to: None, from: None, segment: inbox.told(slot).1 };
+        let message = |slot: usize| {
+            let (bytes, segment) = (inbox.bytes(slot), inbox.told(slot).1);
+            Outgoing { bytes, to: None, from: None, segment, joins: true }
+        };
         let mut rest = slots;
         // A backend that refused what came before has left its socket in error: what is left goes to another one.
         for _ in 0..=MAX_TRIES {
@@ -148,7 +150,9 @@ impl Worker {
             via: origin.via(),
             keep_source: target.keep_source,
             from: None,
-            busy: 0,
+            busy: false,
+            joins_in: true,
+            joins_out: true,
             counted: Counted::new(self.shared(), &pool.state),
             fresh: Some(Box::new(Fresh::new(pool, self.now))),
         };
@@ -168,7 +172,9 @@ impl Worker {
             self.hold_back(id, count, message);
             return count;
         };
-        let sent = self.udp.sender.send_all(socket, count, message);
+        let joins = session.joins_in;
+        let sent = self.udp.sender.send_all(socket, count, &|index| Outgoing { joins, ..message(index) });
+        session.joins_in &= sent.refused.is_none();
         session.counted.pool.bytes_in.fetch_add(sent.bytes, Relaxed);
         if let Some(serving) = &session.serving {
             serving.0.bytes_in.fetch_add(sent.bytes, Relaxed);

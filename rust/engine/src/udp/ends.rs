@@ -7,9 +7,9 @@ use std::time::Duration;
 use spliceway_core::session::End;
 use spliceway_io::fork;
 
+use super::SessionId;
 use super::moved::Homes;
 use super::session::{Session, Via};
-use super::{BATCH, SessionId};
 use crate::drains::Drain;
 use crate::routes::{Target, Transport};
 use crate::shared::Message;
@@ -17,7 +17,7 @@ use crate::timer::Due;
 use crate::worker::Worker;
 
 /// Sessions that are ended in one go, so that others are served in between.
-const ENDS: usize = 8 * BATCH;
+const ENDS: usize = 256;
 /// A session holds up a drain for so long after its last datagram.
 const QUIET: Duration = Duration::from_millis(900);
 /// How often a drain looks for sessions that are quiet.

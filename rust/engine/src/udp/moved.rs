@@ -17,7 +17,7 @@ pub(crate) fn moved(old: &Table, new: &Table, batch: &Batch) -> Vec<u32> {
         None => true,
         Some(after) => !Arc::ptr_eq(before, after) && lost_backend(before, after),
     };
-    let pools = (0..).zip(old.slots()).filter_map(|(slot, pool)| Some((slot, pool.as_ref()?)));
+    let pools = (0..).zip(old.slots().iter()).filter_map(|(slot, pool)| Some((slot, pool.as_ref()?)));
     let mut slots: Vec<u32> = pools.filter(|(slot, pool)| lost(*slot, pool)).map(|(slot, _)| slot).collect();
     let changed = batch.unroutes.iter().chain(batch.routes.iter().map(|route| &route.key));
     let targets = changed.filter(|key| key.transport == Transport::Udp).filter_map(|key| old.routes().get(key));

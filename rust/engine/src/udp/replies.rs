@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use spliceway_io::poll::Ready;
 use spliceway_io::socket::ConnectError;
-use spliceway_io::udp::{self, Outgoing, ReceiveBatch};
+use spliceway_io::udp::{self, Outgoing, ReceiveBatch, SendBatch};
 use spliceway_io::{Errno, fork};
 
 use super::session::Via;
@@ -20,8 +21,6 @@ use crate::worker::Worker;
 const BURST: usize = 16;
 /// The same while a session has never had two at once: most have one answer.
 const FEW: usize = 2;
-/// After so many reads that found several datagrams, the socket is prepared for many.
-const BUSY: u8 = 4;
 /// Reply sockets of one worker at most; the one that was idle longest makes room.
 const MOST_SOCKETS: usize = 1024;
 /// How long a reply socket may be idle: it keeps others from having its address for themselves.
@@ -40,8 +39,10 @@ enum Way {
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     slot: usize,
+    session: SessionId,
     to: SocketAddr,
     from: Option<SocketAddr>,
+    joins: bool,
 }
 
 /// Answers that leave together, and the sockets from which they do.
@@ -141,7 +142,7 @@ impl Worker {
             Via::Listener { number, any } => (Way::Listener(number), any.then_some(key.dialled)),
             Via::Diverted(_) => (Way::Reply(key.dialled), None),
         };
-        let busy = self.udp.sessions.get(id).is_some_and(|session| session.busy > 0);
+        let busy = self.udp.sessions.get(id).is_some_and(|session| session.busy);
         let burst = if busy { BURST } else { FEW };
         if self.udp.outbox.way != Some(way) || self.udp.outbox.used + burst > BATCH {
             self.send_answers();
@@ -154,11 +155,11 @@ impl Worker {
         let batch = outbox.batch.get_or_insert_with(|| Box::new(ReceiveBatch::new(BATCH)));
         let count = batch.receive(socket, first, burst)?;
         outbox.used += count;
-        if count > 1 && session.busy < BUSY {
-            session.busy += 1;
-            if session.busy == BUSY {
-                udp::expect_many(socket);
-            }
+        if !session.busy
+            && (first..first + count).map(|slot| batch.told(slot).1).any(|segment| count > 1 || segment > 0)
+        {
+            session.busy = true;
+            udp::expect_many(socket);
         }
         let backend = session.serving.as_ref().map(|serving| &serving.0);
         let address = backend.map(|backend| backend.address);
@@ -167,10 +168,10 @@ impl Worker {
             let peer = batch.peer(slot);
             peer.map(|peer| (peer.ip(), peer.port())) == address.map(|address| (address.ip(), address.port()))
         });
-        let (before, mut bytes) = (outbox.answers.len(), 0);
+        let (before, joins, mut bytes) = (outbox.answers.len(), session.joins_out, 0);
         outbox.answers.extend(answers.map(|slot| {
             bytes += batch.bytes(slot).len() as u64;
-            Answer { slot, to: key.client, from }
+            Answer { slot, session: id, to: key.client, from, joins }
         }));
         if outbox.answers.len() == before {
             return Ok(count);
@@ -191,11 +192,16 @@ impl Worker {
         let answers = std::mem::take(&mut self.udp.outbox.answers);
         if let Some(batch) = self.udp.outbox.batch.take() {
             let message = |index: usize| {
-                let Answer { slot, to, from } = answers[index];
-                Outgoing { bytes: batch.bytes(slot), to: Some(to), from, segment: batch.told(slot).1 }
+                let Answer { slot, to, from, joins, .. } = answers[index];
+                Outgoing { bytes: batch.bytes(slot), to: Some(to), from, segment: batch.told(slot).1, joins }
             };
-            let dropped = self.send_by(way, answers.len(), &message);
-            self.shared().bounds.datagrams_dropped.fetch_add(dropped, Relaxed);
+            let delivered = self.send_by(way, answers.len(), &message);
+            self.shared().bounds.datagrams_dropped.fetch_add(delivered.lost, Relaxed);
+            // The way to this client takes no trains; that to another one may.
+            let refused = delivered.refused.map(|index| answers[index].session);
+            if let Some(session) = refused.and_then(|id| self.udp.sessions.get_mut(id)) {
+                session.joins_out = false;
+            }
             self.udp.outbox.batch = Some(batch);
         }
         self.udp.outbox.answers = answers;
@@ -203,9 +209,9 @@ impl Worker {
         self.udp.outbox.used = 0;
     }
 
-    /// Send `count` messages one way; tells how many datagrams were lost.
-    fn send_by<'a>(&mut self, way: Way, count: usize, message: &dyn Fn(usize) -> Outgoing<'a>) -> u64 {
-        let lost = |from: usize| (from..count).map(|index| message(index).datagrams() as u64).sum::<u64>();
+    /// Send `count` messages one way.
+    fn send_by<'a>(&mut self, way: Way, count: usize, message: &dyn Fn(usize) -> Outgoing<'a>) -> Delivered {
+        let none = || Delivered { lost: datagrams(0..count, message), refused: None };
         let (now, mark) = (self.now, self.shared().config.mark);
         if let Way::Reply(address) = way
             && matches!(self.udp.outbox.socket(address, mark, now), Err(ConnectError::Failed(errno)) if is_local(errno))
@@ -215,18 +221,18 @@ impl Worker {
         }
         match way {
             Way::Listener(number) => {
-                let Some(listener) = self.shared().listeners.get(number) else { return lost(0) };
+                let Some(listener) = self.shared().listeners.get(number) else { return none() };
                 let open = listener.open();
-                let Some(fd) = open.socket.as_ref() else { return lost(0) };
+                let Some(fd) = open.socket.as_ref() else { return none() };
                 deliver(&mut self.udp.sender, fd, count, message)
             }
             Way::Reply(address) => match self.udp.outbox.socket(address, mark, now) {
                 Ok(fd) => deliver(&mut self.udp.sender, fd, count, message),
                 Err(ConnectError::NotPermitted) => {
                     self.report_not_permitted();
-                    lost(0)
+                    none()
                 }
-                Err(ConnectError::Failed(_)) => lost(0),
+                Err(ConnectError::Failed(_)) => none(),
             },
         }
     }
@@ -243,22 +249,37 @@ impl Worker {
     }
 }
 
+/// What became of answers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Delivered {
+    /// Datagrams that did not leave.
+    lost: u64,
+    /// The first message that the kernel did not take as a train.
+    refused: Option<usize>,
+}
+
 /// Send to clients: one that is not there must not keep the others from their answers.
 fn deliver<'a>(
-    sender: &mut udp::SendBatch,
+    sender: &mut SendBatch,
     fd: &OwnedFd,
     count: usize,
     message: &dyn Fn(usize) -> Outgoing<'a>,
-) -> u64 {
-    let (mut done, mut lost) = (0, 0);
+) -> Delivered {
+    let (mut done, mut delivered) = (0, Delivered::default());
     while done < count {
         let sent = sender.send_all(fd, count - done, &|index| message(done + index));
+        delivered.lost += sent.dropped;
+        delivered.refused = delivered.refused.or_else(|| sent.refused.map(|index| done + index));
         done += sent.done;
-        lost += sent.dropped;
         if sent.failed.is_some() && done < count {
-            lost += message(done).datagrams() as u64;
+            delivered.lost += datagrams(done..done + 1, message);
             done += 1;
         }
     }
-    lost
+    delivered
+}
+
+/// How many datagrams some messages are.
+fn datagrams<'a>(which: Range<usize>, message: &dyn Fn(usize) -> Outgoing<'a>) -> u64 {
+    which.map(|index| message(index).datagrams() as u64).sum()
 }

@@ -75,8 +75,11 @@ pub(crate) struct Session {
     pub(super) keep_source: bool,
     /// The address that the backend sees, if it is the client's.
     pub(super) from: Option<IpAddr>,
-    /// Reads that found several datagrams: they might come joined.
-    pub(super) busy: u8,
+    /// The backend has sent several datagrams at once.
+    pub(super) busy: bool,
+    /// Equal datagrams leave as trains: to the backend, to the client. False since the kernel has refused one.
+    pub(super) joins_in: bool,
+    pub(super) joins_out: bool,
     /// Until the backend has answered.
     pub(super) fresh: Option<Box<Fresh>>,
     pub(super) counted: Counted,
@@ -195,7 +198,7 @@ mod tests {
     use super::*;
 
     fn message(bytes: &[u8], segment: u16) -> Outgoing<'_> {
-        Outgoing { bytes, to: None, from: None, segment }
+        Outgoing { bytes, to: None, from: None, segment, joins: true }
     }
 
     /// What another backend gets must be the client's first datagrams, whole and in order, and nothing of later ones.

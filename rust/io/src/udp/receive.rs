@@ -7,7 +7,7 @@ use std::ptr;
 
 use rustix::io::Errno;
 
-use super::control::Control;
+use super::control::{Control, Told};
 use super::name::Name;
 use super::slots::{EMPTY, Slots};
 use crate::option::last_error;
@@ -23,13 +23,19 @@ const REPORTS: usize = 64;
 pub struct ReceiveBatch {
     bytes: Box<[u8]>,
     slots: Slots,
+    /// By slot: what the kernel told of it.
+    told: Box<[Told]>,
 }
 
 impl ReceiveBatch {
     /// Room for `slots` datagrams.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { bytes: vec![0; slots * STRIDE].into_boxed_slice(), slots: Slots::new(slots) }
+        Self {
+            bytes: vec![0; slots * STRIDE].into_boxed_slice(),
+            slots: Slots::new(slots),
+            told: vec![Told::default(); slots].into_boxed_slice(),
+        }
     }
 
     /// How many slots there are.
@@ -66,7 +72,12 @@ impl ReceiveBatch {
             let got =
                 unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, ptr::null_mut()) };
             match usize::try_from(got) {
-                Ok(got) => return Ok(got),
+                Ok(got) => {
+                    for slot in first..first + got {
+                        self.told[slot] = self.read_control(slot);
+                    }
+                    return Ok(got);
+                }
                 Err(_) => match last_error() {
                     Errno::INTR => {}
                     errno => return Err(errno),
@@ -91,15 +102,20 @@ impl ReceiveBatch {
     /// And the size of the datagrams of a train, 0 for a single datagram.
     #[must_use]
     pub fn told(&self, slot: usize) -> (Option<SocketAddr>, u16) {
-        let length = self.slots.headers[slot].msg_hdr.msg_controllen;
-        if length == 0 {
-            return (None, 0);
-        }
+        let Told { destination, segment } = self.told[slot];
+        (destination, segment)
+    }
+
+    fn read_control(&self, slot: usize) -> Told {
         #[allow(clippy::unnecessary_cast, reason = "the field's type differs between C libraries")]
-        let told = self.slots.controls[slot].read(length as usize);
+        let length = self.slots.headers[slot].msg_hdr.msg_controllen as usize;
+        if length == 0 {
+            return Told::default();
+        }
+        let Told { destination, segment } = self.slots.controls[slot].read(length);
         // The kernel says so of single datagrams as well.
-        let train = usize::from(told.segment) < self.bytes(slot).len();
-        (told.destination, if train { told.segment } else { 0 })
+        let train = usize::from(segment) < self.bytes(slot).len();
+        Told { destination, segment: if train { segment } else { 0 } }
     }
 }
 

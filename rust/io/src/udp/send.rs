@@ -1,46 +1,14 @@
-//! Sending many datagrams with one system call.
+//! Sending many datagrams with one system call, and equal datagrams of one way as one train.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
 use rustix::io::Errno;
 
+use super::outgoing::{Outgoing, Train};
 use super::slots::Slots;
 use crate::option::last_error;
-
-/// A datagram, or a train of datagrams, on its way.
-#[derive(Clone, Copy, Debug)]
-pub struct Outgoing<'a> {
-    /// The payload; of a train, that of all datagrams.
-    pub bytes: &'a [u8],
-    /// Where to; none: where the socket is connected to.
-    pub to: Option<SocketAddr>,
-    /// The source address, of this machine's; the socket's port is the source port. None: the socket's own.
-    pub from: Option<SocketAddr>,
-    /// The size of each datagram of a train, of which the last may be shorter; 0: a single datagram.
-    pub segment: u16,
-}
-
-impl<'a> Outgoing<'a> {
-    /// How many datagrams it is.
-    #[must_use]
-    pub fn datagrams(&self) -> usize {
-        if self.segment == 0 { 1 } else { self.bytes.len().div_ceil(self.segment.into()) }
-    }
-
-    /// One datagram of a train for itself; `index` is below [`datagrams`](Self::datagrams).
-    #[must_use]
-    pub fn part(self, index: usize) -> Self {
-        let size = usize::from(self.segment);
-        if size == 0 {
-            return self;
-        }
-        let bytes = self.bytes.get(index * size..).unwrap_or_default();
-        Self { bytes: &bytes[..size.min(bytes.len())], segment: 0, ..self }
-    }
-}
 
 /// What became of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +19,8 @@ pub struct Sent {
     pub bytes: u64,
     /// Datagrams that the kernel had no room for, or did not take for another reason of theirs.
     pub dropped: u64,
+    /// The first message that the kernel refused to take as a train or as a part of one. Its datagrams left one by one.
+    pub refused: Option<usize>,
     /// Why the message after them did not leave, and none would: the peer is not there.
     pub failed: Option<Errno>,
 }
@@ -73,14 +43,17 @@ pub fn is_own_fault(errno: Errno) -> bool {
 
 /// Room for the headers of datagrams that are sent together.
 pub struct SendBatch {
+    /// One vector for each message, and one header for each train of them.
     slots: Slots,
+    /// By header: the number of messages up to its end.
+    ends: Box<[usize]>,
 }
 
 impl SendBatch {
-    /// Room for `slots` datagrams.
+    /// Room for `slots` messages.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { slots: Slots::new(slots) }
+        Self { slots: Slots::new(slots), ends: vec![0; slots].into_boxed_slice() }
     }
 
     /// How many slots there are.
@@ -90,6 +63,7 @@ impl SendBatch {
     }
 
     /// Send the first of `messages`, as many as there are slots; tells how many left, in order, before one failed.
+    /// Neighbours that are alike leave as one train.
     ///
     /// # Errors
     /// Why the first one failed: `EAGAIN` and `ENOBUFS` when there is no room, `EIO`, `EINVAL` and `EMSGSIZE` also for a
@@ -99,29 +73,27 @@ impl SendBatch {
         fd: impl AsFd,
         messages: impl IntoIterator<Item = Outgoing<'a>>,
     ) -> Result<usize, Errno> {
-        let mut count = 0;
-        for (slot, message) in messages.into_iter().take(self.slots()).enumerate() {
-            self.fill(slot, &message);
-            count += 1;
-        }
+        let count = self.fill(messages);
         if count == 0 {
             return Ok(0);
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         loop {
-            // SAFETY: each of the first `count` headers was filled above: it points to a name, a vector and a control
+            // SAFETY: each of the first `count` headers was filled above: it points to a name, vectors and a control
             // buffer of `self`, which is borrowed mutably, and to payload that lives as long as `'a`, beyond this call.
             let sent = unsafe {
                 let fd = fd.as_fd().as_raw_fd();
                 match count {
-                    1 => libc::sendmsg(fd, &raw const self.slots.headers[0].msg_hdr, flags).min(1), // half the overhead
+                    // half the overhead; what it tells are bytes, none of an empty datagram
+                    1 if libc::sendmsg(fd, &raw const self.slots.headers[0].msg_hdr, flags) < 0 => -1,
+                    1 => 1,
                     _ => {
                         libc::sendmmsg(fd, self.slots.headers.as_mut_ptr(), count as libc::c_uint, flags as _) as isize
                     }
                 }
             };
             match usize::try_from(sent) {
-                Ok(sent) => return Ok(if count == 1 { 1 } else { sent }),
+                Ok(sent) => return Ok(self.ends[sent.clamp(1, count) - 1]),
                 Err(_) => match last_error() {
                     Errno::INTR => {}
                     errno => return Err(errno),
@@ -134,55 +106,102 @@ impl SendBatch {
     /// kernel refuses go as single datagrams.
     pub fn send_all<'a>(&mut self, fd: impl AsFd, count: usize, message: &dyn Fn(usize) -> Outgoing<'a>) -> Sent {
         let (fd, mut sent) = (fd.as_fd(), Sent::default());
-        while sent.done < count {
-            match self.send(fd, (sent.done..count).map(message)) {
+        while sent.done < count && sent.failed.is_none() {
+            let first = message(sent.done);
+            if first.goes_apart() {
+                let parts = self.send_all(fd, first.datagrams(), &|index| first.part(index));
+                sent.add_parts(parts, first.datagrams());
+                continue;
+            }
+            let messages = (sent.done..count).map(message).take_while(|next| !next.goes_apart());
+            match self.send(fd, messages) {
                 Ok(n) => {
-                    sent.bytes +=
-                        (sent.done..sent.done + n).map(|index| message(index).bytes.len() as u64).sum::<u64>();
+                    sent.bytes += self.slots.vectors[..n].iter().map(|vector| vector.iov_len as u64).sum::<u64>();
                     sent.done += n;
                 }
-                Err(errno) if !is_own_fault(errno) => {
-                    sent.failed = Some(errno);
-                    break;
-                }
+                Err(errno) if !is_own_fault(errno) => sent.failed = Some(errno),
                 Err(errno) => {
-                    let refused = message(sent.done);
-                    if refused.segment > 0 && matches!(errno, Errno::INVAL | Errno::IO | Errno::MSGSIZE) {
-                        let apart = self.send_all(fd, refused.datagrams(), &|index| refused.part(index));
-                        sent.bytes += apart.bytes;
-                        sent.dropped += apart.dropped;
-                        if apart.failed.is_some() {
-                            sent.dropped += (refused.datagrams() - apart.done) as u64;
-                            sent.failed = apart.failed;
-                        }
+                    let (begin, train) = (sent.done, self.ends[0]);
+                    if first.joins
+                        && (train > 1 || first.segment > 0)
+                        && matches!(errno, Errno::INVAL | Errno::IO | Errno::MSGSIZE)
+                    {
+                        let apart = |index| Outgoing { joins: false, ..message(begin + index) };
+                        sent.refused.get_or_insert(begin);
+                        sent.add(self.send_all(fd, train, &apart));
                     } else {
-                        sent.dropped += refused.datagrams() as u64;
+                        sent.dropped +=
+                            (begin..begin + train).map(|index| message(index).datagrams() as u64).sum::<u64>();
+                        sent.done += train;
                     }
-                    sent.done += 1;
                 }
             }
         }
         sent
     }
 
-    fn fill(&mut self, slot: usize, message: &Outgoing<'_>) {
-        let bytes = message.bytes;
-        self.slots.vectors[slot] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-        let train = if bytes.len() > message.segment.into() { message.segment } else { 0 };
-        let control =
-            if message.from.is_none() && train == 0 { 0 } else { self.slots.controls[slot].write(message.from, train) };
-        let header = &mut self.slots.headers[slot].msg_hdr;
-        (header.msg_name, header.msg_namelen) = match message.to {
+    /// Fill vectors and headers for the first of `messages`, as many as there is room for; tells how many headers.
+    fn fill<'a>(&mut self, messages: impl IntoIterator<Item = Outgoing<'a>>) -> usize {
+        let mut count = 0;
+        let mut current: Option<Train> = None;
+        for (slot, message) in messages.into_iter().take(self.slots()).enumerate() {
+            let bytes = message.bytes;
+            self.slots.vectors[slot] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            if current.as_mut().is_some_and(|train| train.take(&message)) {
+                self.slots.headers[count - 1].msg_hdr.msg_iovlen += 1;
+            } else {
+                if let Some(before) = current.replace(Train::begin(&message)) {
+                    self.finish_header(count - 1, &before);
+                }
+                self.begin_header(count, slot);
+                count += 1;
+            }
+            self.ends[count - 1] = slot + 1;
+        }
+        if let Some(last) = current {
+            self.finish_header(count - 1, &last);
+        }
+        count
+    }
+
+    /// Header `index` is that of the message in `slot`, which is not before it, and perhaps of others that follow.
+    fn begin_header(&mut self, index: usize, slot: usize) {
+        let header = &mut self.slots.headers[index].msg_hdr;
+        header.msg_iov = &raw mut self.slots.vectors[slot];
+        header.msg_iovlen = 1;
+    }
+
+    /// Nothing follows in `train`, which has header `index`.
+    fn finish_header(&mut self, index: usize, train: &Train) {
+        let header = &mut self.slots.headers[index].msg_hdr;
+        (header.msg_name, header.msg_namelen) = match train.to() {
             Some(to) => {
-                let length = self.slots.names[slot].write(to);
-                (self.slots.names[slot].as_mut_ptr(), length as libc::socklen_t)
+                let length = self.slots.names[index].write(to);
+                (self.slots.names[index].as_mut_ptr(), length as libc::socklen_t)
             }
             None => (ptr::null_mut(), 0),
         };
-        header.msg_iov = &raw mut self.slots.vectors[slot];
-        header.msg_iovlen = 1;
-        header.msg_control = if control > 0 { self.slots.controls[slot].as_mut_ptr() } else { ptr::null_mut() };
+        let control = match (train.from(), train.segment()) {
+            (None, 0) => 0,
+            (from, segment) => self.slots.controls[index].write(from, segment),
+        };
+        header.msg_control = if control > 0 { self.slots.controls[index].as_mut_ptr() } else { ptr::null_mut() };
         header.msg_controllen = control as _;
+    }
+}
+
+impl Sent {
+    /// Messages that follow have been sent: `next` tells of them.
+    fn add(&mut self, next: Self) {
+        self.done += next.done;
+        self.bytes += next.bytes;
+        self.dropped += next.dropped;
+        self.failed = next.failed;
+    }
+
+    /// The message that follows has been sent as `count` parts. It is over even when a part failed, for some have left.
+    fn add_parts(&mut self, parts: Self, count: usize) {
+        self.add(Self { done: 1, dropped: parts.dropped + (count - parts.done) as u64, ..parts });
     }
 }
 
