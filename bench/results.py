@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 FOLDER = Path(__file__).resolve().parent / "results"
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 class Spread(NamedTuple):
@@ -52,6 +53,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def congestion_control() -> str:
+    """What TCP connections of this network namespace begin with."""
+    return CONGESTION_CONTROL.read_text().strip()
+
+
 def machine() -> dict[str, Any]:
     """What a reader needs to judge the figures by."""
     cpus = [
@@ -65,6 +71,7 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_mib": memory // 1024,
         "kernel": platform.release(),
+        "congestion_control": congestion_control(),
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0],
         "commit": commit(),
@@ -139,7 +146,8 @@ def document(title: str, facts: dict[str, Any], sheets: Iterable[Sheet], notes: 
     """The Markdown file of one bench."""
     about = (
         f"{facts['time']}, commit {facts['commit']}, {facts['cpus']} x {facts['cpu']}, Linux {facts['kernel']}, "
-        f"Python {facts['python']}, load average before the run {facts['load_before']:.1f}"
+        f"TCP {facts['congestion_control']}, Python {facts['python']}, "
+        f"load average before the run {facts['load_before']:.1f}"
     )
     parts = [f"## {title}", about, *(sheet.markdown() for sheet in sheets), *(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"

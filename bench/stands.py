@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import results
 from load import LoadTool, Report
 from processes import BenchError, Child, output_of
 
@@ -57,6 +58,8 @@ SYSCTLS: dict[str, object] = {
     "ipv4/tcp_max_syn_backlog": 4096,
     "core/somaxconn": 4096,
 }
+#: the first one that the kernel lets a namespace choose: senders without pacing, as on most nodes
+_CONGESTION_CONTROLS = ("cubic", "reno")
 #: an ordinary Debian node: a router whose reverse-path filter is loose
 _NODE_SYSCTLS: dict[str, object] = {
     "ipv4/ip_forward": 1,
@@ -86,6 +89,7 @@ def enter_hub() -> None:
         BenchError: not root, or a program is missing.
     """
     if os.environ.get(_MARK):
+        _choose_congestion_control()
         return
     if os.geteuid() != 0:
         raise BenchError("this bench makes network namespaces and packet rules: run it as root")
@@ -94,6 +98,13 @@ def enter_hub() -> None:
         raise BenchError(f"{', '.join(missing)} missing: apt-get install util-linux iproute2 nftables conntrack")
     os.environ[_MARK] = "1"
     os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv])
+
+
+def _choose_congestion_control() -> None:
+    for name in _CONGESTION_CONTROLS:
+        with suppress(OSError):
+            results.CONGESTION_CONTROL.write_text(name)
+            return
 
 
 class Stand:
@@ -136,7 +147,7 @@ class Stand:
     def wire(self) -> None:
         """Connect client and Pods to the node, which the hub has connected already. Raises NamespaceError."""
         for namespace in self.namespaces:
-            namespace.sysctl(SYSCTLS)
+            namespace.sysctl({**SYSCTLS, "ipv4/tcp_congestion_control": results.congestion_control()})
         self.node.sysctl(_NODE_SYSCTLS)
         self.node.run("nft", "-f", "-", text=_CNI)
         with suppress(NamespaceError):  # not every kernel lets a namespace set it

@@ -96,12 +96,12 @@ fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
         Err(_) => return Moved::Step(flow.session.read_failed(from)),
     };
     // A short read alone does not tell the end: there may be more behind an urgent byte.
-    let mut last = false;
+    let (mut last, mut reset) = (false, false);
     if ended && n < size {
         match socket::read(source, &mut tools.scratch[n..size]) {
             Ok(0) => last = true,
             Ok(more) => n += more,
-            Err(_) => {} // the next read says it again
+            Err(errno) => reset = errno != Errno::AGAIN,
         }
     }
     flow.session.read(from, n);
@@ -121,16 +121,18 @@ fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
             return Moved::Step(step);
         }
     }
-    match write(flow, from, &tools.scratch[..n], last) {
-        Ok((written, step)) => {
-            if written < n {
-                let lane = &mut flow.lanes[at(from)];
-                lane.buffer.extend_from_slice(&tools.scratch[written..n]);
-                return Moved::Blocked;
-            }
-            if step == Step::Go { Moved::Some(n, full) } else { Moved::Step(step) }
-        }
-        Err(()) => Moved::Step(write_failed(flow, from, tools)),
+    let Ok((written, step)) = write(flow, from, &tools.scratch[..n], last) else {
+        return Moved::Step(write_failed(flow, from, tools));
+    };
+    if written < n {
+        flow.lanes[at(from)].buffer.extend_from_slice(&tools.scratch[written..n]);
+    }
+    // The socket tells of a reset once, and of an end from then on.
+    let step = if reset && step == Step::Go { write_failed(flow, from.peer(), tools) } else { step };
+    match step {
+        Step::Go if written < n => Moved::Blocked,
+        Step::Go => Moved::Some(n, full),
+        step => Moved::Step(step),
     }
 }
 
