@@ -170,19 +170,21 @@ def test_a_backend_that_is_slow_is_no_evidence(node: Node) -> None:
 
 
 def question(node: Node, family: int = 4, source: str = "", port: int = 5300) -> socket.socket:
-    """A UDP client of the VIP, whose backend is to see it, with the patience of a resolver that asks again."""
+    """A UDP client of the VIP, whose backend is to see it."""
     pool = record("udp", [(BACKEND[family], port)])
     node.engine.apply([pool], [], 2, [("udp", VIP[family], 53, (("udp", True), None, None))])
     client = node.made.dial(node.made.client, (VIP[family], 53), (source or CLIENT[family], 0))
-    client.settimeout(0.6)
+    client.settimeout(PATIENCE)
     return client
 
 
 def unanswered(client: socket.socket, text: bytes) -> None:
-    """Ask, and wait in vain."""
+    """Ask, and wait in vain, with the patience of a resolver that asks again."""
+    client.settimeout(0.6)
     client.send(text)
     with pytest.raises(TimeoutError):
         client.recv(100)
+    client.settimeout(PATIENCE)
 
 
 @pytest.mark.parametrize("family", [4, 6])
