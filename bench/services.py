@@ -143,10 +143,8 @@ def create_service(plane: Plane) -> None:
     """One Service, TCP and UDP on the same port, and its slice."""
     service = manifests.service("bench", VIP, SERVICE_PORT)
     slice_ = manifests.endpoint_slice("bench", PODS, BACKEND_PORT)
-    service["spec"]["ports"].append({**service["spec"]["ports"][0], "name": "udp", "protocol": "UDP"})
-    slice_["ports"].append({**slice_["ports"][0], "name": "udp", "protocol": "UDP"})
     for body in (service, slice_):
-        plane.api.create(manifests.for_api(body))
+        plane.api.create(manifests.for_api(manifests.with_udp(body)))
 
 
 def start(stands: Stands, place: Place, plane: Plane) -> None:

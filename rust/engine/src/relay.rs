@@ -99,7 +99,8 @@ fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
     let (mut last, mut reset) = (false, false);
     if ended && n < size {
         match socket::read(source, &mut tools.scratch[n..size]) {
-            Ok(0) => last = true,
+            // Bytes that wait for the end would be thrown away by the reset that ends a broken session.
+            Ok(0) => last = !flow.session.broken(from),
             Ok(more) => n += more,
             Err(errno) => reset = errno != Errno::AGAIN,
         }
@@ -114,21 +115,17 @@ fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
         lane.streak = if full { streak.saturating_add(1) } else { 0 };
         lane.splicing = lane.streak >= SPLICE_AFTER && tools.pipes.any() && !flow.session.holding();
     }
-    if last {
-        // It is the end of the direction once these bytes are written.
-        let step = flow.session.read_end(from);
-        if step != Step::Go {
-            return Moved::Step(step);
-        }
-    }
-    let Ok((written, step)) = write(flow, from, &tools.scratch[..n], last) else {
+    let Ok((written, mut step)) = write(flow, from, &tools.scratch[..n], last) else {
         return Moved::Step(write_failed(flow, from, tools));
     };
     if written < n {
         flow.lanes[at(from)].buffer.extend_from_slice(&tools.scratch[written..n]);
     }
-    // The socket tells of a reset once, and of an end from then on.
-    let step = if reset && step == Step::Go { write_failed(flow, from.peer(), tools) } else { step };
+    if reset && step == Step::Go {
+        step = write_failed(flow, from.peer(), tools); // the socket told it once, and tells of an end from now on
+    } else if last && written == n {
+        step = flow.session.read_end(from); // else the read after the rest is written tells it again
+    }
     match step {
         Step::Go if written < n => Moved::Blocked,
         Step::Go => Moved::Some(n, full),
