@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import random
 import socket
+import sys
+import termios
 import threading
 
 import pytest
@@ -143,6 +146,83 @@ def test_64_mib_both_ways_arrive_unchanged(flows: int) -> None:
         r.wait_idle()
         counters = r.counters()
         assert (counters.bytes_in, counters.bytes_out) == (size * flows, size * flows)
+
+
+def wait_acknowledged(sock: socket.socket) -> None:
+    """Until the other side's kernel has all that was sent, the end included."""
+
+    def unacknowledged() -> int:
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+    wait_until(lambda: unacknowledged() == 0, "all to be acknowledged")
+
+
+def slow_client(address: tuple[str, int]) -> socket.socket:
+    """One whose bytes wait in the engine until it reads."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(PATIENCE)
+    client.connect(address)
+    return client
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("size", [1, 48 << 10])
+def test_a_reply_that_ended_before_a_reset_arrives_whole(size: int, writes: bool) -> None:
+    """A backend that closes answers late bytes by a reset, as kernels do: the client must not lose the reply for it.
+
+    ``writes``: the reset comes because the client goes on sending, else unasked.
+    """
+    reply = random.Random(size).randbytes(size)
+    ended = threading.Event()
+
+    def answers_and_is_gone(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(reply)
+        connection.shutdown(socket.SHUT_WR)
+        wait_acknowledged(connection)
+        if writes:
+            connection.close()
+        else:
+            reset(connection)
+        ended.set()
+
+    with Backend(answers_and_is_gone) as backend, rig([backend.address]) as r, slow_client(r.address) as client:
+        client.sendall(b"x")
+        assert ended.wait(PATIENCE)
+        if writes:
+            client.sendall(b"more")
+            wait_until(lambda: r.counters().bytes_in == 5, "it to be passed on, and to be answered by a reset")
+        assert read_all(client) == reply
+        client.close()
+        r.wait_idle()
+
+
+def test_a_request_that_ended_before_its_client_was_gone_arrives_whole() -> None:
+    """Who sends and closes wants no answer, and answers one by a reset: the backend must still get all of it."""
+    request = random.Random(3).randbytes(48 << 10)
+    received: list[bytes] = []
+    gone, told = threading.Event(), threading.Event()
+
+    def greets_and_reads(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert gone.wait(PATIENCE)
+        connection.sendall(b"hello")
+        assert told.wait(PATIENCE)
+        received.append(read_all(connection))
+
+    with Backend(greets_and_reads) as backend, rig([backend.address]) as r:
+        client = r.connect()
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        wait_acknowledged(client)
+        client.close()
+        gone.set()
+        wait_until(lambda: r.counters().bytes_out == 5, "the answer to be passed on, and to be answered by a reset")
+        told.set()
+        wait_until(lambda: bool(received), "the backend to have all")
+        assert received[0] == request
+        r.wait_idle()
 
 
 def test_backend_that_accepts_and_closes() -> None:

@@ -11,6 +11,9 @@
 //! ```
 //! Each direction is a half: `Open → Draining` (its source has ended, bytes still wait) `→ Done` (the end was passed on as
 //! a half-close), or `Broken` (its destination takes no more: bytes from its source are not read any more).
+//!
+//! However a session ends, each socket is closed as the direction towards it ended ([`Session::complete`]): in order when
+//! all that was sent to it has been passed on, the end included, and with RST otherwise.
 
 /// An end of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,7 @@ pub enum Step {
     Shutdown(Side),
     /// Drop the backend's connection and dial another: the bytes held are pending again.
     Redial,
-    /// Close both sockets; in order for `Closed`, with RST for all others.
+    /// Close both sockets, each as [`Session::complete`] says.
     End(End),
 }
 
@@ -84,10 +87,12 @@ struct Half {
     state: HalfState,
     /// Bytes that were read and not yet written.
     pending: u32,
+    /// Its source's end is there to be read, whatever else happens to the source.
+    ends: bool,
 }
 
 impl Half {
-    const NEW: Self = Self { state: HalfState::Open, pending: 0 };
+    const NEW: Self = Self { state: HalfState::Open, pending: 0, ends: false };
 
     fn finished(self) -> bool {
         matches!(self.state, HalfState::Done | HalfState::Broken)
@@ -190,7 +195,20 @@ impl Session {
     /// Whether `side` has reset the connection, and only what it sent before is still passed on.
     #[must_use]
     pub fn broken(&self, side: Side) -> bool {
-        self.half(side.peer()).state == HalfState::Broken
+        self.half(side.peer()).state == HalfState::Broken && !self.half(side).ends
+    }
+
+    /// Whether bytes may still be written to `side`, or its end.
+    #[must_use]
+    pub fn takes(&self, side: Side) -> bool {
+        !self.half(side.peer()).finished()
+    }
+
+    /// Whether `side` was sent all that its peer had for it, the end included: its socket is to be closed in order. With a
+    /// reset instead, bytes on their way to it would be lost; in order without this, a cut reply would look complete.
+    #[must_use]
+    pub fn complete(&self, side: Side) -> bool {
+        self.half(side.peer()).state == HalfState::Done
     }
 
     /// Whether bytes of `from` may be read: its direction is open, and all that was read before has been written.
@@ -233,14 +251,7 @@ impl Session {
         let n = u32::try_from(n).unwrap_or(u32::MAX);
         debug_assert!(n <= half.pending);
         half.pending = half.pending.saturating_sub(n);
-        if half.state == HalfState::Draining && half.pending == 0 {
-            half.state = HalfState::Done;
-            if self.half(from.peer()).state == HalfState::Broken {
-                return self.end(reset_by(from));
-            }
-            return Step::Shutdown(from.peer());
-        }
-        Step::Go
+        if half.state == HalfState::Draining && half.pending == 0 { self.done(from) } else { Step::Go }
     }
 
     /// `from` will send no more bytes.
@@ -249,7 +260,7 @@ impl Session {
         if from == Side::Backend && self.holding() && self.failing() && self.replaceable() {
             return self.redial();
         }
-        if self.half(from.peer()).state == HalfState::Broken {
+        if self.broken(from) {
             // It took no more bytes before (reset), and now all that it had sent is passed on.
             return self.end(reset_by(from));
         }
@@ -258,7 +269,15 @@ impl Session {
             half.state = HalfState::Draining;
             return Step::Go;
         }
-        half.state = HalfState::Done;
+        self.done(from)
+    }
+
+    /// All that `from` sent is passed on, and its end is next.
+    fn done(&mut self, from: Side) -> Step {
+        self.half_mut(from).state = HalfState::Done;
+        if self.half(from.peer()).state == HalfState::Broken {
+            return self.end(reset_by(from)); // closing tells the end
+        }
         Step::Shutdown(from.peer())
     }
 
@@ -275,11 +294,13 @@ impl Session {
         self.end(reset_by(side))
     }
 
-    /// Writing to `side` failed. What it sent before its reset is still read and passed on; then the other side is reset.
-    pub fn write_failed(&mut self, side: Side) -> Step {
+    /// Writing to `side` failed. What it sent before its reset is still read and passed on. Then the other side is reset,
+    /// unless `side` had `ended` its direction before: who wants no answer any more may well have said all.
+    pub fn write_failed(&mut self, side: Side, ended: bool) -> Step {
         if side == Side::Backend && self.replaceable() {
             return self.redial();
         }
+        self.half_mut(side).ends |= ended;
         let toward = self.half_mut(side.peer());
         toward.state = HalfState::Broken;
         toward.pending = 0;
@@ -296,7 +317,7 @@ impl Session {
     /// What is held is pending again. A client that has ended says so again when it is read again.
     fn redial(&mut self) -> Step {
         self.phase = Phase::Dialling;
-        self.up = Half { state: HalfState::Open, pending: self.held };
+        self.up = Half { pending: self.held, ..Half::NEW };
         self.down = Half::NEW;
         Step::Redial
     }

@@ -31,10 +31,14 @@ impl Worker {
             }
         }
         flow.counted.pool.count_end(end);
-        let close = if end == End::Closed { socket::close } else { socket::reset };
-        close(flow.client);
-        if let Some(backend) = flow.backend {
-            close(backend);
+        let Flow { client, backend, session, .. } = flow;
+        for (side, fd) in [(Side::Client, Some(client)), (Side::Backend, backend)] {
+            let Some(fd) = fd else { continue };
+            match end {
+                End::Closed => socket::close(fd),
+                _ if session.complete(side) => socket::close_unread(fd, &mut self.tools.scratch),
+                _ => socket::reset(fd),
+            }
         }
     }
 

@@ -69,9 +69,13 @@ fn move_bytes(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> St
 ///
 /// What its peer sent before is still passed on. While bytes of it wait for the slower side, its hang-up would be told
 /// again and again, so the caller must not watch the socket until more may be read. `None` says so.
+///
+/// When nothing is to be written any more the error is left where it is: reading up to it tells whether an end came before.
 pub(crate) fn failed(flow: &mut Flow, side: Side, tools: &mut Tools) -> Option<Step> {
-    if flow.socket(side).and_then(socket::take_error).is_some() && !flow.session.broken(side) {
-        let step = write_failed(flow, side.peer(), tools);
+    if flow.session.takes(side)
+        && let Some(errno) = flow.socket(side).and_then(socket::take_error)
+    {
+        let step = write_failed(flow, side.peer(), errno, tools);
         return (step != Step::Go || flow.session.pending(side) == 0).then_some(step);
     }
     if flow.session.pending(side) > 0 {
@@ -96,13 +100,13 @@ fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
         Err(_) => return Moved::Step(flow.session.read_failed(from)),
     };
     // A short read alone does not tell the end: there may be more behind an urgent byte.
-    let (mut last, mut reset) = (false, false);
+    let (mut last, mut reset) = (false, None);
     if ended && n < size {
         match socket::read(source, &mut tools.scratch[n..size]) {
             // Bytes that wait for the end would be thrown away by the reset that ends a broken session.
             Ok(0) => last = !flow.session.broken(from),
             Ok(more) => n += more,
-            Err(errno) => reset = errno != Errno::AGAIN,
+            Err(errno) => reset = Some(errno).filter(|&errno| errno != Errno::AGAIN),
         }
     }
     flow.session.read(from, n);
@@ -115,14 +119,15 @@ fn copy(flow: &mut Flow, from: Side, ended: bool, tools: &mut Tools) -> Moved {
         lane.streak = if full { streak.saturating_add(1) } else { 0 };
         lane.splicing = lane.streak >= SPLICE_AFTER && tools.pipes.any() && !flow.session.holding();
     }
-    let Ok((written, mut step)) = write(flow, from, &tools.scratch[..n], last) else {
-        return Moved::Step(write_failed(flow, from, tools));
+    let (written, mut step) = match write(flow, from, &tools.scratch[..n], last) {
+        Ok(done) => done,
+        Err(errno) => return Moved::Step(write_failed(flow, from, errno, tools)),
     };
     if written < n {
         flow.lanes[at(from)].buffer.extend_from_slice(&tools.scratch[written..n]);
     }
-    if reset && step == Step::Go {
-        step = write_failed(flow, from.peer(), tools); // the socket told it once, and tells of an end from now on
+    if let (Some(errno), Step::Go) = (reset, step) {
+        step = write_failed(flow, from.peer(), errno, tools); // the socket told it once, and tells of an end from now on
     } else if last && written == n {
         step = flow.session.read_end(from); // else the read after the rest is written tells it again
     }
@@ -145,7 +150,7 @@ fn hold(flow: &mut Flow, from: Side, bytes: &[u8]) {
 }
 
 /// Write what fits of `bytes`, which came from `from`. An error is the destination's end.
-fn write(flow: &mut Flow, from: Side, bytes: &[u8], last: bool) -> Result<(usize, Step), ()> {
+fn write(flow: &mut Flow, from: Side, bytes: &[u8], last: bool) -> Result<(usize, Step), Errno> {
     let to = from.peer();
     let Some(destination) = flow.socket(to) else {
         return Ok((0, Step::Go));
@@ -156,7 +161,7 @@ fn write(flow: &mut Flow, from: Side, bytes: &[u8], last: bool) -> Result<(usize
             Ok((n, flow.session.written(from, n)))
         }
         Err(Errno::AGAIN) => Ok((0, Step::Go)),
-        Err(_) => Err(()),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -225,7 +230,7 @@ fn flush(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => return Step::Go,
-            Err(_) => return write_failed(flow, from, tools),
+            Err(errno) => return write_failed(flow, from, errno, tools),
         }
     }
     Step::Go
@@ -244,14 +249,16 @@ fn advance(lane: &mut Lane, n: usize) {
 }
 
 /// The destination takes no more: what waits for it is thrown away, and so is a pipe that holds some of it.
-fn write_failed(flow: &mut Flow, from: Side, tools: &mut Tools) -> Step {
+///
+/// `EPIPE`, while our direction is open, is Linux's word for a reset that came after the peer's end (tcp_reset in CLOSE_WAIT).
+fn write_failed(flow: &mut Flow, from: Side, errno: Errno, tools: &mut Tools) -> Step {
     let lane = &mut flow.lanes[at(from)];
     lane.buffer = Vec::new();
     lane.start = 0;
     if let Some(pipe) = lane.pipe.take() {
         tools.pipes.discard(pipe);
     }
-    flow.session.write_failed(from.peer())
+    flow.session.write_failed(from.peer(), errno == Errno::PIPE)
 }
 
 /// An idle direction holds no pipe.

@@ -12,6 +12,9 @@ use rustix::net::{
 
 use crate::{fork, option};
 
+/// So often unread bytes are discarded at most before a socket is closed: who sends on is reset.
+const UNREAD_CALLS: usize = 16;
+
 /// Prepare a listening socket that was opened elsewhere. Connections accepted from it inherit the options.
 ///
 /// `TCP_NODELAY`, because a relay that waits for more bytes only adds latency; `SO_KEEPALIVE`, because a peer that vanished
@@ -201,6 +204,20 @@ pub fn close(fd: OwnedFd) {
         let _ = shutdown(&fd, Shutdown::Both);
     }
     drop(fd);
+}
+
+/// [`close`], although there may be bytes that nobody takes: unread ones would make it a reset, which overtakes what was
+/// written. A peer that goes on sending is reset all the same, as by any program that has closed. `scratch` is overwritten.
+pub fn close_unread(fd: OwnedFd, scratch: &mut [u8]) {
+    let _ = shutdown_write(&fd);
+    for _ in 0..UNREAD_CALLS {
+        // TCP discards with this flag, and copies nothing (tcp(7)).
+        match recv(&fd, &mut *scratch, RecvFlags::TRUNC) {
+            Ok((0, _)) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    close(fd);
 }
 
 /// Close with RST: the peer sees an error, not an end of stream. Unsent bytes are thrown away.

@@ -174,9 +174,8 @@ impl<'a> Relay<'a> {
     }
 
     fn failed(&mut self, side: Side) -> Step {
-        if self.peer(side).take_error() {
-            self.seen[at(side)].failed = true;
-            return self.session.read_failed(side);
+        if self.session.takes(side) && self.peer(side).take_error() {
+            return self.write_failed(side);
         }
         if self.session.may_read(side) {
             return Step::Go;
@@ -238,11 +237,7 @@ impl<'a> Relay<'a> {
                     self.lanes[at(from)] = lane;
                     break;
                 }
-                Write::Failed => {
-                    self.seen[at(to)].failed = true;
-                    self.write_failed = Some(to);
-                    return self.session.write_failed(to);
-                }
+                Write::Failed => return self.write_failed(to),
                 Write::Accepted(n) => {
                     self.seen[at(to)].written += n;
                     self.lanes[at(from)] = lane[n..].to_vec();
@@ -254,6 +249,14 @@ impl<'a> Relay<'a> {
             }
         }
         Step::Go
+    }
+
+    fn write_failed(&mut self, side: Side) -> Step {
+        self.seen[at(side)].failed = true;
+        self.write_failed = Some(side);
+        self.lanes[at(side.peer())].clear();
+        let ended = self.peer(side).fin;
+        self.session.write_failed(side, ended)
     }
 
     fn carry_out(&mut self, mut step: Step, rng: &mut Rng) {

@@ -51,6 +51,20 @@ impl Relay<'_> {
             let (read, written) = (self.seen[at(side)].read, self.seen[at(side.peer())].written);
             assert_eq!(read, written, "{side:?} reset; what it had sent before was not passed on");
         }
+        self.check_closes(end);
+    }
+
+    /// A socket is closed in order if its peer has ended, all of it was passed on, and never else.
+    fn check_closes(&mut self, end: End) {
+        for side in [Side::Client, Side::Backend] {
+            let (written, complete) = (self.seen[at(side)].written, self.session.complete(side));
+            let source = self.peer(side.peer());
+            let (ended, whole) = (source.fin, source.fin && source.sent == written);
+            assert!(whole || !complete, "what {side:?} was sent looks complete and is not");
+            let lost = matches!((end, side), (End::ClientReset, Side::Backend) | (End::BackendReset, Side::Client));
+            let alone = self.seen.map(|seen| seen.failed) != [true; 2];
+            assert!(!lost || !alone || !ended || complete, "{side:?} was to get all and the end, and gets a reset");
+        }
     }
 
     /// Another backend may get the bytes only if this one sent none, and gets all of them.
