@@ -36,6 +36,7 @@ LOOKS = {
     "kube-proxy-userspace": Look("#c3cfd9", "v"),
     "haproxy": Look("#009e73", "P"),
     "haproxy-128k": Look("#3fb58f", "p"),
+    "haproxy-tproxy": Look("#00664d", "H"),
     "nginx": Look("#6bbf9f", "X"),
     "sozu": Look("#b6dccd", "h"),
     "spliceway": Look("#d55e00", "o"),

@@ -169,9 +169,15 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def end_on_signals() -> None:
-    """Make SIGTERM end the bench as Ctrl-C does, so that everything is cleaned up; Ctrl-C also in the background."""
+    """Make SIGTERM end the bench as Ctrl-C does, so that everything is cleaned up; Ctrl-C also in the background.
+
+    The first signal counts. Another one follows when the parent, as ``run.py all``, was told as well: it would break
+    off the cleaning up.
+    """
 
     def interrupt(_number: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

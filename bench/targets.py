@@ -16,6 +16,9 @@ D = "kube-proxy-iptables"
 LEGACY = "kube-proxy-iptables-legacy"
 USERSPACE = "kube-proxy-userspace"
 HAPROXY = "haproxy"
+#: It does the same work as ours, the kept client address included; `ORDINARY` does the same work as `HAPROXY`.
+HAPROXY_TRANSPARENT = "haproxy-tproxy"
+ORDINARY = "spliceway-bind"
 DIRECT = "direct"
 #: Services where there are many
 MANY = 10_000
@@ -108,12 +111,12 @@ def _bulk() -> Iterator[Target]:
 
 
 def _requests() -> Iterator[Target]:
-    yield _against(HAPROXY, "keepalive", at_least(1.1))
+    yield from _against_alike("keepalive", at_least(1.1))
     yield _against(D, "keepalive", None, at_least(0.90))
     yield _against(USERSPACE, "keepalive", at_least(1.4), at_least(1.7))
     yield _p99_against(HAPROXY, "keepalive", at_most(1.0))
     yield _p99_against(D, "keepalive", None, at_most(1.0))
-    yield _against(HAPROXY, "newconn", at_least(1.05))
+    yield from _against_alike("newconn", at_least(1.05))
     yield _against(D, "newconn", None, at_least(0.90))
     yield _against(USERSPACE, "newconn", at_least(1.8), at_least(2.1))
 
@@ -185,6 +188,14 @@ def _single(measure: str, compared: str, unit: str, figures: Callable[[Data], li
 def _against(base: str, scenario: str, must: Limit | None, stretch: Limit | None = None) -> Target:
     """The scenario's figure as a ratio to another contestant's."""
     return Target(_title(scenario), f"÷ {base}", "services", "", ratio(scenario, base), must, stretch)
+
+
+def _against_alike(scenario: str, must: Limit) -> Iterator[Target]:
+    """The scenario's figure as a ratio to haproxy's; and of either to the other one that does the same work."""
+    yield _against(HAPROXY, scenario, must)
+    yield _against(HAPROXY_TRANSPARENT, scenario, must)
+    figures = ratio(scenario, HAPROXY, ours=ORDINARY)
+    yield Target(_title(scenario), f"{ORDINARY} ÷ {HAPROXY}", "services", "", figures, must)
 
 
 def _p99_against(base: str, scenario: str, must: Limit | None, stretch: Limit | None = None) -> Target:

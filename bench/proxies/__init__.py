@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from proxies.base import Contestant
 from proxies.direct import Direct
-from proxies.haproxy import Haproxy, HaproxyLargeBuffers
+from proxies.haproxy import Haproxy, HaproxyLargeBuffers, HaproxyTransparent
 from proxies.kubeproxy import Iptables, IptablesLegacy, Nftables
 from proxies.nginx import Nginx
 from proxies.sozu import Sozu
@@ -24,6 +24,7 @@ _KINDS: tuple[type[Contestant], ...] = (
     Userspace,
     Haproxy,
     HaproxyLargeBuffers,
+    HaproxyTransparent,
     Nginx,
     Sozu,
     Spliceway,

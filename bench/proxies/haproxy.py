@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from processes import output_of
+from stands import SERVICE_PORT, Stand, Stands
 
 from proxies.ordinary import BACKLOG, IDLE_SECONDS, WORKERS, OrdinaryProxy, connections
 
@@ -31,7 +32,8 @@ defaults
     timeout client {idle}s
     timeout server {idle}s
 listen service
-    bind {listen} backlog {backlog}
+    bind {listen} backlog {backlog}{bind}
+    {source}
 {servers}
 """
 
@@ -43,6 +45,9 @@ class Haproxy(OrdinaryProxy):
     file = "haproxy.cfg"
     #: bytes
     buffer: ClassVar[int] = 16 * 1024
+    #: further words of its lines ``bind`` and ``source``
+    bind: ClassVar[str] = ""
+    source: ClassVar[str] = ""
 
     @classmethod
     def missing(cls) -> str | None:
@@ -56,6 +61,8 @@ class Haproxy(OrdinaryProxy):
             buffer=self.buffer,
             idle=IDLE_SECONDS,
             listen=listen,
+            bind=self.bind,
+            source=self.source,
             backlog=BACKLOG,
             servers="\n".join(f"    server pod{number} {address}" for number, address in enumerate(backends, 1)),
         )
@@ -75,3 +82,33 @@ class HaproxyLargeBuffers(Haproxy):
 
     name = "haproxy-128k"
     buffer = 128 * 1024
+
+
+# As haproxy's and the kernel's documentation of transparent proxies have it: packets to the Service, and those that a
+# transparent socket belongs to, are marked, and what is marked is taken as the node's own.
+_TRANSPARENT = """table ip transparent {{
+    chain prerouting {{
+        type filter hook prerouting priority mangle;
+        socket transparent 1 meta mark set 1 accept
+        ip daddr {vip} tcp dport {port} meta mark set 1
+    }}
+}}"""
+
+
+class HaproxyTransparent(Haproxy):
+    """The same as a transparent proxy: backends see the client's address, as with kube-proxy.
+
+    What spliceway's packet capture does, with the fewest rules that do it for one Service.
+    """
+
+    name = "haproxy-tproxy"
+    bind = " transparent"
+    source = "source 0.0.0.0 usesrc clientip"
+
+    def start(self, stand: Stand, stands: Stands, kubeconfig: Path | None) -> None:
+        stand.node.run("nft", "-f", "-", text=_TRANSPARENT.format(vip=self.vip, port=SERVICE_PORT))
+        stand.node.ip("rule add fwmark 1 lookup 100", "route add local default dev lo table 100")
+        super().start(stand, stands, kubeconfig)
+
+    def hold(self, stand: Stand) -> None:
+        """Its address is nobody's own."""

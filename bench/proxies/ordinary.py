@@ -46,12 +46,16 @@ class OrdinaryProxy(Contestant):
         """Its command line, in the foreground, with the configuration file in ``folder``."""
 
     def start(self, stand: Stand, stands: Stands, kubeconfig: Path | None) -> None:
-        stand.hold(self.vip)
+        self.hold(stand)
         folder = stands.folder / f"{stand.name}-{self.name}"
         folder.mkdir(exist_ok=True)
         (folder / self.file).write_text(self.configuration(folder, f"{self.vip}:{SERVICE_PORT}", stand.backends))
         words = [*(_WITH_WORKERS if self.worker_processes else ()), *self.command(folder)]
         self.child = stands.start(self.name, stand.node, words)
+
+    def hold(self, stand: Stand) -> None:
+        """Make the Service's address the node's own."""
+        stand.hold(self.vip)
 
 
 def connections(descriptors: int, reserved: int = 0) -> int:

@@ -66,7 +66,7 @@ def test_figures_voids_and_who_is_missing_are_told(folder: Path) -> None:
     assert "- sozu (services): it is not built: run bench/run.py peers" in text
     assert "- haproxy (services, UDP): it carries no UDP" in text
     assert "| kube-proxy-iptables | 900 | 100 | refused 100 |" in text
-    assert "0 of 45 met in both runs" in text
+    assert "0 of 49 met in both runs" in text
 
 
 def test_a_bench_without_results_is_not_passed_over(folder: Path) -> None:
