@@ -92,11 +92,13 @@ class EngineCounters(NamedTuple):
     worker_panics: int
     accept_errors: int
     #: UDP sessions now; how often the oldest had to make room; ended because their backend left its pool; datagrams
-    #: that could not be relayed (no route, no backend, no memory, refused by the kernel)
+    #: that could not be relayed (no route, no backend, no memory, refused by the kernel); trains of equal datagrams
+    #: that the kernel refused, and that left one by one
     sessions: int
     session_limit_hits: int
     sessions_moved: int
     datagrams_dropped: int
+    trains_refused: int
     #: clients that session affinity remembers now; how many were forgotten for lack of room
     affinities: int
     affinity_limit_hits: int

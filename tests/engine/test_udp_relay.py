@@ -112,6 +112,7 @@ def test_answers_pass_where_the_kernel_takes_no_trains() -> None:
                 backend.sendto(train, proxy)
                 assert b"".join(client.recv(2000) for _ in range(17)) == train
         assert r.engine.counters().datagrams_dropped == 0
+        assert r.engine.counters().trains_refused > 0
 
 
 def test_a_stream_of_answers_arrives_in_order() -> None:

@@ -55,8 +55,8 @@ def pool_counters(name: str = POOL, **fields: Any) -> Any:
 def engine_counters(**fields: Any) -> Any:
     numbers = (
         "generation listeners flows flow_limit_hits fd_limit_hits pipe_limit_hits events_dropped worker_panics "
-        "accept_errors sessions session_limit_hits sessions_moved datagrams_dropped affinities affinity_limit_hits "
-        "bypasses bypass_limit_hits unrouted"
+        "accept_errors sessions session_limit_hits sessions_moved datagrams_dropped trains_refused affinities "
+        "affinity_limit_hits bypasses bypass_limit_hits unrouted"
     )
     values: dict[str, Any] = dict.fromkeys(numbers.split(), 0)
     values |= {"workers": 2, "paused": False, "pools": ()}

@@ -112,6 +112,7 @@ class SnapshotCollector(Collector):
         yield gauge(names.SESSIONS, [((), counters.sessions)])
         yield counter(names.SESSIONS_MOVED, [((), counters.sessions_moved)])
         yield counter(names.DATAGRAMS_DROPPED, [((), counters.datagrams_dropped)])
+        yield counter(names.TRAINS_REFUSED, [((), counters.trains_refused)])
         yield gauge(names.AFFINITIES, [((), counters.affinities)])
         yield gauge(names.BYPASSES, [((), counters.bypasses)])
         yield counter(names.UNROUTED, [((), counters.unrouted)])

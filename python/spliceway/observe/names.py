@@ -77,6 +77,9 @@ SESSIONS_MOVED = Metric("spliceway_udp_sessions_moved", "UDP sessions ended beca
 DATAGRAMS_DROPPED = Metric(
     "spliceway_datagrams_dropped", "Datagrams not relayed: no route, no backend, no memory, refused by the kernel."
 )
+TRAINS_REFUSED = Metric(
+    "spliceway_trains_refused", "Trains of equal datagrams that the kernel refused; they left one by one."
+)
 AFFINITIES = Metric("spliceway_affinities", "Clients that session affinity remembers.")
 BYPASSES = Metric(
     "spliceway_bypasses",

@@ -36,6 +36,8 @@ pub(crate) struct Bounds {
     pub(crate) session_limit_hits: AtomicU64,
     pub(crate) sessions_moved: AtomicU64,
     pub(crate) datagrams_dropped: AtomicU64,
+    /// Trains of datagrams that the kernel did not take; they left one by one.
+    pub(crate) trains_refused: AtomicU64,
     /// Workers that do not accept now.
     pub(crate) paused: AtomicUsize,
 }

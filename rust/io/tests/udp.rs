@@ -154,7 +154,7 @@ fn where_trains_are_refused_datagrams_go_one_by_one() {
     let message = |index: usize| if index == 0 { train } else { plain(&bytes[30 + 20 * index..][..20]) };
     let mut batch = SendBatch::new(4);
     let once = Sent { done: 3, bytes: 90, ..Sent::default() };
-    assert_eq!(batch.send_all(&sender, 3, &message), Sent { refused: Some(0), ..once });
+    assert_eq!(batch.send_all(&sender, 3, &message), Sent { refused: Some(0), trains_refused: 2, ..once });
     let apart = |index: usize| Outgoing { joins: false, ..message(index) };
     assert_eq!(batch.send_all(&sender, 3, &apart), once, "what is sent apart is not refused");
     let mut room = [0; 100];
@@ -174,7 +174,7 @@ fn a_refused_train_goes_apart() {
     let mut batch = SendBatch::new(3);
     assert!(matches!(batch.send(&sender, [train]), Err(Errno::INVAL | Errno::MSGSIZE)));
     let sent = batch.send_all(&sender, 4, &|index| if index == 2 { train } else { plain(b"single") });
-    assert_eq!(sent, Sent { done: 4, bytes: 200 + 18, refused: Some(2), ..Sent::default() });
+    assert_eq!(sent, Sent { done: 4, bytes: 200 + 18, refused: Some(2), trains_refused: 1, ..Sent::default() });
     let mut room = [0; 10];
     let mut got = Vec::new();
     for _ in 0..203 {

@@ -110,8 +110,8 @@ const BACKEND_FIELDS: &str = "host port weight healthy draining active flows byt
 const POOL_FIELDS: &str = "name flows active bytes_in bytes_out tries retries saved failed replayed budget_exhausted \
      no_backend source_not_kept ended_closed ended_client_reset ended_backend_reset ended_drained connect_seconds connect_buckets backends";
 const ENGINE_FIELDS: &str = "generation workers listeners flows flow_limit_hits fd_limit_hits pipe_limit_hits \
-     events_dropped worker_panics accept_errors sessions session_limit_hits sessions_moved datagrams_dropped affinities \
-     affinity_limit_hits bypasses bypass_limit_hits unrouted paused pools";
+     events_dropped worker_panics accept_errors sessions session_limit_hits sessions_moved datagrams_dropped \
+     trains_refused affinities affinity_limit_hits bypasses bypass_limit_hits unrouted paused pools";
 const EVENT_FIELDS: &str = "kind time pool backend reason count";
 const CANDIDATE_FIELDS: &str = "host port weight healthy active consecutive_failures rank reason";
 const EXPLANATION_FIELDS: &str = "pool balance generation candidates";
@@ -223,6 +223,7 @@ pub(crate) fn engine_counters<'py>(py: Python<'py>, e: &EngineCounters) -> PyRes
         e.session_limit_hits,
         e.sessions_moved,
         e.datagrams_dropped,
+        e.trains_refused,
         e.affinities,
         e.affinity_limit_hits,
         e.bypasses,

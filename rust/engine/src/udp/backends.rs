@@ -184,7 +184,9 @@ impl Worker {
         let message = |index| Outgoing { bytes: held.get(index), to: None, from: None, segment: 0, joins };
         let sent = self.udp.sender.send_all(&*socket, count, &message);
         session.joins_in &= sent.refused.is_none();
-        self.tools.shared.bounds.datagrams_dropped.fetch_add(sent.dropped, Relaxed);
+        let bounds = &self.tools.shared.bounds;
+        bounds.datagrams_dropped.fetch_add(sent.dropped, Relaxed);
+        bounds.trains_refused.fetch_add(sent.trains_refused, Relaxed);
         sent.failed.map_or(Attempt::Begun, |errno| Attempt::Failed(describe(errno)))
     }
 

@@ -187,6 +187,9 @@ impl Worker {
         if sent.dropped > 0 {
             self.shared().bounds.datagrams_dropped.fetch_add(sent.dropped, Relaxed);
         }
+        if sent.trains_refused > 0 {
+            self.shared().bounds.trains_refused.fetch_add(sent.trains_refused, Relaxed);
+        }
         if let Some(errno) = sent.failed {
             self.session_failed(id, errno);
         }

@@ -196,7 +196,9 @@ impl Worker {
                 Outgoing { bytes: batch.bytes(slot), to: Some(to), from, segment: batch.told(slot).1, joins }
             };
             let delivered = self.send_by(way, answers.len(), &message);
-            self.shared().bounds.datagrams_dropped.fetch_add(delivered.lost, Relaxed);
+            let bounds = &self.shared().bounds;
+            bounds.datagrams_dropped.fetch_add(delivered.lost, Relaxed);
+            bounds.trains_refused.fetch_add(delivered.trains_refused, Relaxed);
             // The way to this client takes no trains; that to another one may.
             let refused = delivered.refused.map(|index| answers[index].session);
             if let Some(session) = refused.and_then(|id| self.udp.sessions.get_mut(id)) {
@@ -211,7 +213,7 @@ impl Worker {
 
     /// Send `count` messages one way.
     fn send_by<'a>(&mut self, way: Way, count: usize, message: &dyn Fn(usize) -> Outgoing<'a>) -> Delivered {
-        let none = || Delivered { lost: datagrams(0..count, message), refused: None };
+        let none = || Delivered { lost: datagrams(0..count, message), ..Delivered::default() };
         let (now, mark) = (self.now, self.shared().config.mark);
         if let Way::Reply(address) = way
             && matches!(self.udp.outbox.socket(address, mark, now), Err(ConnectError::Failed(errno)) if is_local(errno))
@@ -256,6 +258,8 @@ struct Delivered {
     lost: u64,
     /// The first message that the kernel did not take as a train.
     refused: Option<usize>,
+    /// How many trains it did not take.
+    trains_refused: u64,
 }
 
 /// Send to clients: one that is not there must not keep the others from their answers.
@@ -270,6 +274,7 @@ fn deliver<'a>(
         let sent = sender.send_all(fd, count - done, &|index| message(done + index));
         delivered.lost += sent.dropped;
         delivered.refused = delivered.refused.or_else(|| sent.refused.map(|index| done + index));
+        delivered.trains_refused += sent.trains_refused;
         done += sent.done;
         if sent.failed.is_some() && done < count {
             delivered.lost += datagrams(done..done + 1, message);

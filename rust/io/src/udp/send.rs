@@ -21,6 +21,8 @@ pub struct Sent {
     pub dropped: u64,
     /// The first message that the kernel refused to take as a train or as a part of one. Its datagrams left one by one.
     pub refused: Option<usize>,
+    /// How many trains it refused.
+    pub trains_refused: u64,
     /// Why the message after them did not leave, and none would: the peer is not there.
     pub failed: Option<Errno>,
 }
@@ -128,6 +130,7 @@ impl SendBatch {
                     {
                         let apart = |index| Outgoing { joins: false, ..message(begin + index) };
                         sent.refused.get_or_insert(begin);
+                        sent.trains_refused += 1;
                         sent.add(self.send_all(fd, train, &apart));
                     } else {
                         sent.dropped +=
