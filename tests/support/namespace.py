@@ -74,7 +74,10 @@ class Namespace:
         command = [*unshare, sys.executable, "-m", "support.nsworker"]
         with theirs, self.log.open("ab") as log:
             environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=log, stderr=log, env=environment)
+            # In a group of its own: Ctrl-C reaches it only through `stop`, which still needs it.
+            self._process = subprocess.Popen(
+                command, stdin=theirs.fileno(), stdout=log, stderr=log, env=environment, process_group=0
+            )
         threading.Thread(target=self._listen, args=(self._channel,), daemon=True).start()
         self.probe([])  # it answers, so unshare has done its work
         if self._own:
@@ -191,7 +194,10 @@ class Namespace:
                 raise NamespaceError(f"the namespace {self.name} is not started")
             number = next(self._numbers)
             self._waiting[number] = future
-            self._channel.sendall(msgspec.json.encode(Request(number, order)) + b"\n")
+            try:
+                self._channel.sendall(msgspec.json.encode(Request(number, order)) + b"\n")
+            except OSError as error:
+                raise self._ended() from error
         response = future.result(ORDER_SECONDS)
         if response.error:
             raise NamespaceError(f"{self.name}: {response.error}")
@@ -208,9 +214,12 @@ class Namespace:
                     self._waiting.pop(response.number).set_result(response)
         except OSError:
             pass
-        log = self.log.read_text(errors="replace") if self.log.exists() else ""
         for future in list(self._waiting.values()):
-            future.set_exception(NamespaceError(f"the worker of {self.name} ended: {log[-2000:]}"))
+            future.set_exception(self._ended())
+
+    def _ended(self) -> NamespaceError:
+        log = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return NamespaceError(f"the worker of {self.name} ended: {log[-2000:]}")
 
 
 def _enter(namespace: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,3 +113,15 @@ def test_memory_of_a_daemon_counts_its_workers(tmp_path: Path) -> None:
         child.wait_until(lambda: b"ready" in child.log.read_bytes(), "starting")
         own = Path(f"/proc/{child.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
         child.wait_until(lambda: child.memory()["VmRSS"] > int(own) * 1024, "a worker to be counted")
+
+
+def test_helpers_that_come_and_go_do_not_disturb_the_count(tmp_path: Path) -> None:
+    """Without it a sample would be void whenever a proxy's helper ended just while it was looked at."""
+    busy = ["sh", "-c", "echo ready; while :; do (: & :) & (: & :); done"]
+    with Child("daemon", busy, tmp_path / "log") as child:
+        child.wait_until(lambda: b"ready" in child.log.read_bytes(), "starting")
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            assert child.memory()["VmRSS"] >= 0
+            assert child.proportional_memory() >= 0
+        assert child.cpu_seconds() > 0
