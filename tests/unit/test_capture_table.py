@@ -86,12 +86,20 @@ def test_marks_are_always_masked() -> None:
     """Other programs keep their own bits in the packet mark; one assignment without a mask breaks their routing."""
     marks = Marks.of_bit(4)
     assert marks == (0x10, 0x20)
-    text = table_text(marks, {}, Detector(), {4: Accepted(None), 6: Accepted(None)}, untracked_clients=True)
+    accepted = {4: Accepted(None), 6: Accepted(None)}
+    text = table_text(marks, {}, Detector(), accepted, untracked_clients=True, bridged=True)
     sets = [line for line in text.splitlines() if " mark set " in line]
     assert len(sets) > 5
     for line in sets:
         assert "mark set meta mark | 0x000000" in line or "mark set ct mark | 0x000000" in line or "0xffffffcf" in line
     assert "0x00000040" in table_text(Marks.of_bit(6), {}, Detector(), {4: Accepted(None), 6: Accepted(None)})
+
+
+def test_only_where_bridges_are_filtered_packets_pass_a_hook_for_them() -> None:
+    """Each hook costs every packet of the node."""
+    marks, accepted = Marks.of_bit(4), {4: Accepted(None), 6: Accepted(None)}
+    few, more = (table_text(marks, {}, Detector(), accepted, bridged=each) for each in (False, True))
+    assert more.count(" hook ") == few.count(" hook ") + 1
 
 
 STATES = st.dictionaries(

@@ -191,7 +191,7 @@ class TproxyCapture:
     def _replace(self) -> None:
         try:
             self._routing.ensure()
-            after_bridges = filters_bridges(bridges())
+            after_bridges = self._wanted.bridged = filters_bridges(bridges())
             self._transact(partial(self._run_nft, self._wanted.whole()))
         except OSError as error:  # NftError is one
             self._failures += 1

@@ -43,14 +43,15 @@ def table_text(
     accepted: Mapping[int, Accepted],
     *,
     untracked_clients: bool = False,
+    bridged: bool = False,
 ) -> str:
     """The whole table, without elements. ``ports`` has the listeners' ports; a missing one serves nobody.
 
-    ``untracked_clients`` is `CaptureSettings.untracked_clients`.
+    ``untracked_clients`` is `CaptureSettings.untracked_clients`; ``bridged``: packets meet these rules inside bridges.
     """
     leg = "untracked" if untracked_clients else "divert"
     chains = [
-        chain("bridged", _BRIDGED),
+        *([chain("bridged", _BRIDGED)] if bridged else []),
         chain("prerouting", "type filter hook prerouting priority raw; policy accept;\ngoto arriving"),
         chain("arriving", _arriving(marks, leg)),
         chain("output", _output(marks)),
@@ -92,7 +93,7 @@ meta nfproto ipv6 meta l4proto . th dport vmap @nodeports6"""
 #: With br_netfilter, a packet that a bridge takes up to the node has been through prerouting inside the bridge, and
 #: does not come through again, but the socket that was found for it there is forgotten on the way. Only what is
 #: first of all, and registered later than the hook that skips the rest, sees it once more. Fragments are put together
-#: later (inside the bridge, if at all before this).
+#: later (inside the bridge, if at all before this). Elsewhere it would be one hook more for every packet.
 _BRIDGED = """type filter hook prerouting priority -2147483648; policy accept;
 meta iifkind != "bridge" return
 ip frag-off & 0x3fff != 0 return
@@ -163,14 +164,15 @@ def _tracked(marks: Marks) -> str:
 
     A reply of a backend on the node to an upstream socket that has its client's address is an ordinary packet to that
     client. And what a process of the node sends on a standing connection must come home when the frontend is gone.
-    (The second rule is the second half of a refusal, see `spliceway.capture.tproxy.actions`. What has this mark and is
-    not tracked comes from chain ``answer``.)
+    (The third rule is the second half of a refusal, see `spliceway.capture.tproxy.actions`. What has this mark and is
+    not tracked comes from chain ``answer``. The engine's packets that leave the node are the most, so they come first.)
     """
     remember = f"ct mark set ct mark | {marks.capture:#010x}"
     return f"""type route hook output priority mangle; policy accept;
+{marks.equal(marks.upstream)} oif != "lo" return
 ct state untracked return
 {marks.equal(marks.refused_leaving)} goto refuse_now
-{marks.equal(marks.upstream)} oif "lo" ct direction original fib saddr type != local {remember}
+{marks.equal(marks.upstream)} ct direction original fib saddr type != local {remember}
 {marks.equal(marks.upstream)} return
 {marks.equal(marks.both)} meta l4proto tcp {remember} return
 ct mark & {marks.capture:#010x} != {marks.capture:#010x} return

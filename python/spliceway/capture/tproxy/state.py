@@ -36,6 +36,8 @@ class WantedTable:
         self.detector = detector_of(settings)
         self.ports: Mapping[PortKey, int] = {}
         self.cidrs = pod_cidrs(settings, None)
+        #: packets meet the rules inside bridges as well
+        self.bridged = False
         #: elements of frontends
         self.elements = 0
         self._frontends: dict[FrontendKey, Frontend] = {}
@@ -107,8 +109,14 @@ class WantedTable:
         return rules == _count_rules(self._table()) and maps == wanted_maps and sets == wanted_sets
 
     def _table(self) -> str:
-        untracked = self._settings.untracked_clients
-        return table_text(self._marks, self.ports, self.detector, self.accepted, untracked_clients=untracked)
+        return table_text(
+            self._marks,
+            self.ports,
+            self.detector,
+            self.accepted,
+            untracked_clients=self._settings.untracked_clients,
+            bridged=self.bridged,
+        )
 
 
 def _count_rules(text: str) -> Counter[str]:
