@@ -101,6 +101,16 @@ def cpu_cost(whose: str) -> Figure:
 # --- series of rounds
 
 
+def voids(sample: Sample) -> int:
+    """How many samples of the turn were void: it, and those before it."""
+    return len(sample.get("void", ())) + bool(sample["errors"])
+
+
+def taken(samples: Iterable[Sample]) -> int:
+    """How many samples there were, with those that were void and taken once more."""
+    return sum(1 + len(sample.get("void", ())) for sample in samples)
+
+
 def good(samples: Iterable[Sample], figure: Figure = value) -> list[float]:
     """The figures of the rounds without an error."""
     return [found for sample in samples if not sample["errors"] and (found := figure(sample)) is not None]

@@ -52,8 +52,8 @@ def traffic(runs: Sequence[Data], scenario: Scenario) -> Sheet:
         samples = evidence.all_samples(runs, scenario.name, name)
         compared = [cell(evidence.all_ratios(runs, scenario.name, name, base)) for base in (D, HAPROXY)]
         cpu = [cell(_milliseconds(samples, evidence.cpu_cost(whose))) for whose in ("process", "machine")]
-        void = sum(bool(sample["errors"]) for sample in samples)
-        sheet.add(name, cell(evidence.good(samples)), *compared, *cpu, f"{void}/{len(samples)}")
+        void = f"{sum(map(evidence.voids, samples))}/{evidence.taken(samples)}"
+        sheet.add(name, cell(evidence.good(samples)), *compared, *cpu, void)
     return sheet
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from evidence import voids
 from processes import BenchError
 from proxies import Contestant
 from results import number
@@ -21,10 +22,10 @@ from support.namespace import NamespaceError
 #: seconds of load before the figures count
 WARMUP = 0.2
 
-#: One measurement: ``value``; ``errors`` by kind (any makes the sample void); the whole ``report`` of the load tool, {}
-#: when there is none; ``cpu_process`` and ``cpu_machine`` in seconds, spent in ``cpu_window`` seconds of load;
-#: ``cpu_cost``, the same two for each unit of the scenario's work; ``memory`` in bytes; ``conntrack``, the entries that
-#: are left on the node.
+#: One measurement: ``value``; ``errors`` by kind (any makes the sample void); ``void``, the samples of the same turn that
+#: came before it and were; the whole ``report`` of the load tool, {} when there is none; ``cpu_process`` and
+#: ``cpu_machine`` in seconds, spent in ``cpu_window`` seconds of load; ``cpu_cost``, the same two for each unit of the
+#: scenario's work; ``memory`` in bytes; ``conntrack``, the entries that are left on the node.
 Sample = dict[str, Any]
 #: samples by scenario and contestant, one for each round
 Samples = dict[str, dict[str, list[Sample]]]
@@ -41,7 +42,18 @@ class Place(NamedTuple):
 
 
 def measure(stands: Stands, place: Place, scenario: Scenario, seconds: float, targets: Sequence[str] = ()) -> Sample:
-    """One sample on ``targets`` (default: the contestant's). A failure of whatever takes part makes a void one."""
+    """One sample on ``targets`` (default: the contestant's).
+
+    A void one is told, kept and taken once more, or a mishap in one round of seven would leave nothing to be judged.
+    """
+    sample = _measure(stands, place, scenario, seconds, targets)
+    if sample["errors"]:
+        return {**_measure(stands, place, scenario, seconds, targets), "void": [sample]}
+    return sample
+
+
+def _measure(stands: Stands, place: Place, scenario: Scenario, seconds: float, targets: Sequence[str]) -> Sample:
+    """A failure of whatever takes part makes a void sample."""
     contestant, stand = place
     arguments = [*scenario.arguments, "--seconds", str(seconds), "--warmup", str(WARMUP)]
     if scenario.name == "udp-new":
@@ -114,7 +126,7 @@ def tell(console: Console, what: str, unit: str, latest: dict[str, Sample], cloc
     figures = "  ".join(
         f"{name} VOID {sample.get('failure') or sample['errors']}"
         if sample["errors"]
-        else f"{name} {number(sample['value'])}"
+        else f"{name} {number(sample['value'])}{' (VOID before)' if voids(sample) else ''}"
         for name, sample in latest.items()
     )
     console.print(f"{what} [{unit}]  {figures}  ({clock.left()})", highlight=False, soft_wrap=True, markup=False)
@@ -140,4 +152,4 @@ class Clock:
 
 def any_error(samples: Samples) -> bool:
     """Whether any measurement had an error."""
-    return any(sample["errors"] for by_name in samples.values() for own in by_name.values() for sample in own)
+    return any(voids(sample) for by_name in samples.values() for own in by_name.values() for sample in own)

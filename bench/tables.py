@@ -31,7 +31,7 @@ def figures(samples: Samples, chosen: Sequence[Scenario], base: str, title: str 
         unit = f"{scenario.unit}, lower wins" if scenario.better == "lower" else scenario.unit
         for name, own in by_name.items():
             ratios = [cell(evidence.ratios(own, by_name.get(other, []))) for other in others]
-            void = f"{sum(bool(sample['errors']) for sample in own)}/{len(own)}"
+            void = f"{sum(map(evidence.voids, own))}/{evidence.taken(own)}"
             sheet.add(scenario.title, unit, name, cell(evidence.good(own)), *ratios, void)
     return sheet
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import evidence
 import pytest
 import scenarios
 from load import Report
@@ -38,8 +39,8 @@ class _TcpOnly(_Kernel):
 class _Stands:
     """Stands whose load tool finds what it is told, or fails."""
 
-    def __init__(self, found: Report | BenchError) -> None:
-        self._found = found
+    def __init__(self, *found: Report | BenchError) -> None:
+        self._found = list(found)  # the last one again and again
 
     def forget(self, stand: Stand) -> None:
         """Nothing is tracked."""
@@ -48,9 +49,10 @@ class _Stands:
         return 0
 
     def measure(self, stand: Stand, arguments: list[str], targets: list[str]) -> Report:
-        if isinstance(self._found, BenchError):
-            raise self._found
-        return self._found
+        found = self._found.pop(0) if len(self._found) > 1 else self._found[0]
+        if isinstance(found, BenchError):
+            raise found
+        return found
 
 
 def _place(kind: type[Contestant]) -> Place:
@@ -94,6 +96,15 @@ def test_a_failed_measurement_is_a_void_sample() -> None:
     sample = measure(stands, _place(_Kernel), scenarios.ALL["newconn"], 1.0)
     assert sample["errors"]
     assert sample["failure"] == "the load tool did not end"
+    assert any_error({"newconn": {"kernel": [sample]}})
+
+
+def test_a_void_sample_is_taken_once_more_and_not_forgotten() -> None:
+    """Without it one mishap would leave a target without a verdict, or pass unseen."""
+    stands = cast("Stands", _Stands(_report(requests=9, errors={"reset": 1}), _report(requests=10)))
+    sample = measure(stands, _place(_Kernel), scenarios.ALL["newconn"], 1.0)
+    assert (sample["value"], sample["errors"]) == (10, {})
+    assert (evidence.voids(sample), evidence.taken([sample])) == (1, 2)
     assert any_error({"newconn": {"kernel": [sample]}})
 
 
