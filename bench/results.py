@@ -80,13 +80,14 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with ``+`` when files differ from it."""
+    """The checkout's commit, with ``+`` when files other than results differ from it."""
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode != 0:
         return "no commit"
-    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
+    status = [*git, "status", "--porcelain", "--", ".", f":!{FOLDER.relative_to(root)}"]
+    dirty = subprocess.run(status, capture_output=True, text=True, check=False).stdout
     return head.stdout.strip() + ("+" if dirty.strip() else "")
 
 
