@@ -44,6 +44,30 @@ def test_pods_on_a_bridge_are_captured_as_well(untracked: bool) -> None:
     in_node(BRIDGED, untracked=untracked)
 
 
+UNFILTERED = """
+from spliceway.capture.tproxy import hostchecks
+build()
+add_bridge()
+for key in Path("/proc/sys/net/bridge").glob("bridge-nf-call-ip*tables"):
+    key.write_text("0")
+hostchecks._BRIDGE_FILTERING = Path("/nowhere")  # as without the module
+async def main():
+    capture = await opened()
+    await capture.change(everything(), ())
+    assert "chain bridged" not in run("nft list table inet spliceway")
+    assert ask_tcp("bridged", VIP4, 80) == f"pod {BRIDGED4} {VIP4} 80"
+    assert ask_udp("bridged", VIP4, 80, payload=bytes(9000)) == f"pod {BRIDGED4} {VIP4} 80 9000"
+    assert ask_udp("bridged", NODE4, 30080) == f"pod {BRIDGED4} {NODE4} 30080 5"
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("untracked", [False, True])
+def test_pods_on_a_bridge_that_is_not_filtered_need_no_hook_of_their_own(untracked: bool) -> None:
+    """Without br_netfilter they come through prerouting once, after the bridge, as everybody does."""
+    in_node(UNFILTERED, untracked=untracked)
+
+
 SIBLINGS = """
 from spliceway._engine import Engine
 from support.rig import record

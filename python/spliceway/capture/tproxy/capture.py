@@ -242,7 +242,7 @@ class TproxyCapture:
     def _check_machine(self, now: float) -> None:
         try:
             present = bridges()
-            if filters_bridges(present) and not self._after_bridges:
+            if filters_bridges(present) != self._after_bridges:
                 self._holds = False
             if now >= self._next_host_look:
                 self._next_host_look = now + _HOST_INTERVAL
