@@ -18,8 +18,9 @@ pub(crate) const SCRATCH: usize = 256 << 10;
 pub(crate) const HOLD: u32 = 16 << 10;
 /// Bytes that one direction may move before others have their turn.
 const TURN: usize = 1 << 20;
-/// How much to read, by the number of reads in a row that found more than they could take.
-const READ_SIZES: [usize; 3] = [16 << 10, 64 << 10, SCRATCH];
+/// How much to read, by the number of reads in a row that found more than they could take. The first is more than the
+/// 16 KiB that servers like to write, so that such a reply with its head is one read and one write.
+const READ_SIZES: [usize; 3] = [32 << 10, 64 << 10, SCRATCH];
 /// So many full reads in a row make a direction long: splice.
 const SPLICE_AFTER: u8 = 4;
 /// Splicing less than this costs more than copying it.
