@@ -22,8 +22,8 @@ from support.namespace import NamespaceError
 #: seconds of load before the figures count
 WARMUP = 0.2
 
-#: One measurement: ``value``; ``errors`` by kind (any makes the sample void); ``void``, those of its turn that were and
-#: came before it; the whole ``report`` of the load tool, {} when there is none; ``cpu_process`` and ``cpu_machine``
+#: One measurement: ``value``; ``errors`` by kind (any makes the sample void); ``void``, the void ones that its turn
+#: had before it; the whole ``report`` of the load tool, {} when there is none; ``cpu_process`` and ``cpu_machine``
 #: in seconds, spent in ``cpu_window`` seconds of load; ``cpu_cost``, the same two for each unit of the scenario's work;
 #: ``memory`` in bytes; ``conntrack``, the entries that are left on the node.
 Sample = dict[str, Any]

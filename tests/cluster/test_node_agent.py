@@ -87,8 +87,8 @@ def node(api: Api, address: str) -> Iterator[str]:
 
 def events_about(api: Api, name: str) -> list[dict[str, Any]]:
     """The agent's own: the API server, too, writes Events about a Service, as when it repairs its allocated address."""
-    events = [each for each in api.list_objects("Event", "default") if each["regarding"]["name"] == name]
-    return [each for each in events if each["reportingController"] == "spliceway"]
+    events = api.list_objects("Event", "default")
+    return [each for each in events if (each["reportingController"], each["regarding"]["name"]) == ("spliceway", name)]
 
 
 def test_a_node_with_node_proxier_rights(

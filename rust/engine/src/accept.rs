@@ -26,10 +26,10 @@ const BURST: usize = 64;
 const LONGEST_QUEUE: usize = 4096;
 /// How long accepting pauses at a limit before it is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A worker keeps a connection while it has at most one flow in so many more than the least busy one, and one besides.
-/// Connections may last, and those of the busier worker would be the slow ones; among many a few more are not felt, and
-/// waking another thread costs something.
-const IMBALANCE: usize = 16;
+/// A worker keeps a connection while it has at most one flow more than the least busy one, and one for each so many of
+/// those. Connections may last, and those of the busier worker would be the slow ones; among many a few more are not
+/// felt, and waking another thread costs something.
+const EXCESS_DIVISOR: usize = 16;
 
 /// Why taking connections ended.
 enum Stop {
@@ -121,7 +121,7 @@ impl Worker {
         if shared.doors.len() > 1 {
             let least = shared.least_loaded();
             let theirs = shared.doors[least].load.load(Relaxed);
-            if least != self.number && self.flows.len() > theirs + 1 + theirs / IMBALANCE {
+            if least != self.number && self.flows.len() > theirs + 1 + theirs / EXCESS_DIVISOR {
                 shared.doors[least].load.fetch_add(1, Relaxed);
                 return shared.doors[least].send(Message::Serve(arrival));
             }
